@@ -1,0 +1,1 @@
+"""Tables of pictures and the readers that make them."""

@@ -1,0 +1,50 @@
+"""The exception tree. Every error a user can cause is one sentence: found, expected, what to do.
+
+HashretError
+├── UsageError          a wrong option or argument               (exit status 2)
+├── DataError           a table or a source of pictures is wrong
+│   └── ImageError      one picture cannot be read; names its path
+├── CodeError           codes or logits break the bit contract
+├── SearchError         an index refuses what was asked of it
+│   └── IndexFormatError  an index folder is damaged or is none
+├── ModelError          a model folder, weights or a run is wrong
+└── TrainingError       training cannot start or go on
+"""
+
+from __future__ import annotations
+
+
+class HashretError(Exception):
+    """Base of everything hashret raises on purpose; its text is one sentence for the user."""
+
+
+class UsageError(HashretError):
+    """A wrong option or argument."""
+
+
+class DataError(HashretError):
+    """A table or a source of pictures is wrong."""
+
+
+class ImageError(DataError):
+    """One picture cannot be read."""
+
+
+class CodeError(HashretError):
+    """Codes or logits break the bit contract."""
+
+
+class SearchError(HashretError):
+    """An index refuses what was asked of it (duplicate id, wrong code size, another model's query)."""
+
+
+class IndexFormatError(SearchError):
+    """An index folder is damaged, or is no index."""
+
+
+class ModelError(HashretError):
+    """A model folder, a weights file or a run is wrong or missing."""
+
+
+class TrainingError(HashretError):
+    """Training cannot start, or cannot go on."""

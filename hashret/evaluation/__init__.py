@@ -1,0 +1,1 @@
+"""A model and a table, or an index and labels, to scores."""

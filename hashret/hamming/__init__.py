@@ -1,0 +1,1 @@
+"""Exact Hamming search: arrays in, neighbours out."""

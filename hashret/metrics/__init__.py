@@ -1,0 +1,1 @@
+"""Scores of rankings: exact, tie-aware; arrays in, scores out."""

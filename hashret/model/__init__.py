@@ -1,0 +1,1 @@
+"""Backbones, hash heads, preprocessing, and the Hasher that ties them."""

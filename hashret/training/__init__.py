@@ -1,0 +1,1 @@
+"""Objectives, mining, samplers' use, and the training loop."""

@@ -1,8 +1,8 @@
 """The bit contract: which logit becomes which bit, how bits are packed, and what a set of codes looks like.
 
 Bit i is 1 exactly when logit i is greater than threshold i. Bits are packed with the most significant bit first
-(`np.packbits`) into uint8 rows of ceil(code_size / 8) bytes; the tail bits of the last byte are zero. For code sizes that
-are multiples of 8 this equals the `ubinary` codes of sentence-transformers; FAISS's helpers use the other bit order.
+(`np.packbits`) into uint8 rows of ceil(code_size / 8) bytes; the tail bits of the last byte are zero. For code sizes
+that are multiples of 8 this equals the `ubinary` codes of sentence-transformers; FAISS's helpers use the other order.
 
 Shape suffixes: N codes, K bits, B bytes.
 """
@@ -10,7 +10,7 @@ Shape suffixes: N codes, K bits, B bytes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +20,14 @@ from hashret.errors import CodeError
 Codes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.bool_]
 
-MAX_CODE_SIZE = 1024
-BIT_ORDER = "big"
+MAX_CODE_SIZE: Final = 1024
+BIT_ORDER: Final = "big"
 
 
 def bytes_per_code(code_size: int) -> int:
     """Bytes of one packed code: ceil(code_size / 8). CodeError unless 1 <= code_size <= 1024."""
-    if (
-        isinstance(code_size, bool)
-        or not isinstance(code_size, (int, np.integer))
-        or not 1 <= code_size <= MAX_CODE_SIZE
-    ):
+    whole = isinstance(code_size, (int, np.integer)) and not isinstance(code_size, bool)
+    if not whole or not 1 <= code_size <= MAX_CODE_SIZE:
         raise CodeError(f"code_size is {code_size!r}, expected a whole number of bits from 1 to {MAX_CODE_SIZE}.")
     return (int(code_size) + 7) // 8
 

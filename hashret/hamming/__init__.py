@@ -1,1 +1,10 @@
-"""Exact Hamming search: arrays in, neighbours out."""
+"""Exact Hamming search: packed codes in, neighbours out. numba is loaded when a search is large enough to need it.
+
+reference.py   the oracle: plain numpy          exact.py    the public functions: checks, and who computes
+plain.py       np.bitwise_count, no numba       rows.py     the row kernel
+words.py       codes as 64-bit words            threads.py  our own pool
+"""
+
+from hashret.hamming.exact import distances, search, search_radius
+
+__all__ = ["distances", "search", "search_radius"]

@@ -1,0 +1,58 @@
+"""Packed codes seen as rows of 64-bit words: viewed where they are aligned, padded tile by tile where they are not.
+
+The order of bytes in a word does not matter: a Hamming distance counts differing bits, wherever they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashret.codes import Codes
+
+Words = npt.NDArray[np.uint64]
+
+WORD_BYTES = 8
+TILE_ROWS = 1 << 14
+"""Rows padded at a time: a quarter of a megabyte at 128 bits, so the padded copy is read from cache."""
+
+
+def words_per_code(n_bytes: int) -> int:
+    """64-bit words that hold n_bytes."""
+    return -(-n_bytes // WORD_BYTES)
+
+
+def view(codes: Codes) -> Words | None:
+    """The same memory as (N, words) uint64, read-only, or None where rows are no whole, aligned words."""
+    n_bytes = codes.shape[1]
+    if n_bytes % WORD_BYTES or not codes.flags.c_contiguous:
+        return None
+    # np.asarray drops the memmap subclass, whose slices would each be a memmap again.
+    words = np.asarray(codes).view(np.uint64)
+    if not words.flags.aligned:
+        return None
+    words.flags.writeable = False
+    return words
+
+
+def padded(codes: npt.NDArray[Any]) -> Words:
+    """A copy as (N, words) uint64, zero beyond the last byte, read-only."""
+    n, n_bytes = codes.shape
+    words = np.zeros((n, words_per_code(n_bytes)), np.uint64)
+    words.view(np.uint8)[:, :n_bytes] = codes
+    words.flags.writeable = False
+    return words
+
+
+def tiles(codes: Codes, start: int, stop: int) -> Iterator[tuple[int, Words]]:
+    """Pairs (first row, words) that cover the rows start..stop: one view without a copy, or padded tiles."""
+    words = view(codes)
+    if words is not None:
+        if stop > start:
+            yield start, words[start:stop]
+        return
+    for first in range(start, stop, TILE_ROWS):
+        yield first, padded(codes[first : min(first + TILE_ROWS, stop)])

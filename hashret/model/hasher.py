@@ -1,0 +1,412 @@
+"""The Hasher: a trained network with its preprocessing, from pictures to codes, logits and features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+import hashret
+from hashret import codes
+from hashret.errors import ModelError, UsageError
+from hashret.model import folder as model_folder
+from hashret.model import weights as weight_sources
+from hashret.model.backbones import SMALL_PICTURE_PX, check_image_size, has_small_stem
+from hashret.model.device import pick_device
+from hashret.model.network import HashNet
+from hashret.model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+_log = logging.getLogger("hashret.model")
+
+Picture: TypeAlias = str | Path | Image.Image
+Pictures: TypeAlias = Picture | Sequence[Picture] | torch.Tensor
+
+
+class Hasher:
+    """Pictures to binary codes.
+
+    What goes in: a path, a PIL image, a sequence of either, or a tensor (N, 3, H, W). A uint8 tensor holds RGB pictures and
+    is preprocessed like a file; a floating-point tensor is taken as preprocessed already. Work is done in batches, in eval
+    mode, without gradients; the network's mode is put back afterwards. Errors: ImageError names the picture that cannot be
+    read, UsageError an input that is none of these.
+
+    `network` (HashNet), `preprocess` and `thresholds` (float32 (code_size,), or None for 0) decide the codes; `protocol` and
+    `scores` are dictionaries that travel along in config.json, `weights` says what the training started from.
+    """
+
+    def __init__(
+        self,
+        network: HashNet,
+        preprocess: Preprocess,
+        *,
+        thresholds: npt.ArrayLike | None = None,
+        protocol: Mapping[str, Any] | None = None,
+        scores: Mapping[str, Any] | None = None,
+        weights: str = "none",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.network = network
+        self.preprocess = preprocess
+        self.thresholds: npt.NDArray[np.float32] | None = None
+        if thresholds is not None:
+            self.thresholds = np.array(thresholds, dtype=np.float32)
+            if self.thresholds.shape != (network.code_size,) or not np.isfinite(self.thresholds).all():
+                raise UsageError(
+                    f"thresholds have shape {self.thresholds.shape}; expected {network.code_size} finite numbers, one a bit"
+                )
+        self.protocol: dict[str, Any] = dict(protocol or {})
+        self.scores: dict[str, Any] = dict(scores or {})
+        self.weights = weights
+        self.to(device)
+
+    @property
+    def code_size(self) -> int:
+        """Bits in a code."""
+        return self.network.code_size
+
+    @property
+    def feature_size(self) -> int:
+        """Numbers in a feature vector."""
+        return self.network.feature_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json says: a new dictionary at every call."""
+        head = self.network.head
+        return {
+            "format": model_folder.FORMAT,
+            "format_version": model_folder.FORMAT_VERSION,
+            "hashret_version": hashret.__version__,
+            "architecture": {
+                "backbone": self.network.backbone_name,
+                "stem": self.network.stem,
+                "feature_size": self.feature_size,
+                "weights": self.weights,
+            },
+            "code_size": self.code_size,
+            "activation": {"name": head.activation, "beta": head.beta},
+            # float32 as the shortest decimal that reads back to the same float32.
+            "thresholds": None if self.thresholds is None else [float(str(value)) for value in self.thresholds],
+            "preprocessing": self.preprocess.as_dict(),
+            "protocol": dict(self.protocol),
+            "scores": dict(self.scores),
+        }
+
+    def to(self, device: str | torch.device) -> Hasher:
+        """This Hasher, with its network on `device` ("auto", "cpu", "cuda", "cuda:1", "mps")."""
+        self.network.to(pick_device(device))
+        return self
+
+    def encode(self, pictures: Pictures, batch_size: int = 32) -> npt.NDArray[np.uint8]:
+        """Packed codes, uint8 (N, ceil(code_size / 8)): bit i is 1 exactly when logit i > threshold i."""
+        return codes.binarize(self.embed(pictures, batch_size), self.thresholds)
+
+    def embed(self, pictures: Pictures, batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """Logits, float32 (N, code_size): the head before its activation."""
+        return self._run(pictures, batch_size)[0]
+
+    def features(self, pictures: Pictures, batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """Pooled features of length 1 (L2), float32 (N, feature_size); a zero vector stays zero."""
+        return self._run(pictures, batch_size)[1]
+
+    def run_batch(self, pictures_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and L2-normalised features of one batch, float32 on the network's device.
+
+        uint8 (N, 3, S, S) must have the network's picture size already (`Preprocess.pixels`) and is normalised here, on the
+        device; a floating-point batch is taken as it is.
+        """
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            with torch.inference_mode():
+                batch = pictures_NCHW.to(self.device, non_blocking=True)
+                batch = self.preprocess.normalise(batch) if batch.dtype == torch.uint8 else batch.to(torch.float32)
+                logits_NK, features_ND = self.network(batch)
+                return logits_NK.float(), torch.nn.functional.normalize(features_ND.float(), dim=1)
+        finally:
+            self.network.train(was_training)
+
+    def fingerprint(self) -> str:
+        """sha256 in hex over everything that decides codes and features, and nothing else.
+
+        That is the tensors (BatchNorm's counters apart), the architecture, the thresholds and the preprocessing; not the
+        activation, scores, protocol or version. An index carries it, so that another model's queries are refused.
+        """
+        config = self.config
+        decisive = {
+            "backbone": config["architecture"]["backbone"],
+            "stem": config["architecture"]["stem"],
+            "code_size": config["code_size"],
+            "thresholds": config["thresholds"],
+            "preprocessing": config["preprocessing"],
+        }
+        tensors = {name: t.cpu() for name, t in self.network.state_dict().items() if t.is_floating_point()}
+        text = json.dumps(decisive, sort_keys=True) + model_folder.tensor_digest(tensors)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """The folder, now holding config.json and model.safetensors; an old model there is replaced all or nothing.
+
+        Other files in it stay. ModelError if it cannot be written.
+        """
+        try:
+            model_folder.write_model(Path(folder), self.config, self.network.state_dict())
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"protocol and scores must be plain JSON values ({error})") from error
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(
+        cls, spec: str | Path, *, device: str | torch.device = "auto", runs: str | Path = "runs"
+    ) -> Hasher:
+        """The Hasher that `spec` names: a model folder, a run, or RUN@3 for its third epoch (see `resolve_model`).
+
+        In eval mode, on `device`; torch's random state is left alone. ModelError for a missing or damaged model.
+        """
+        where = model_folder.resolve_model(spec, runs)
+        config, tensors = model_folder.read_model(where)
+        hasher = _from_config(where, config)
+        _load_exactly(where, hasher.network, tensors)
+        hasher.network.eval()
+        return hasher.to(device)
+
+    def _run(self, pictures: Pictures, batch_size: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
+        logits_NK = [np.empty((0, self.code_size), np.float32)]
+        features_ND = [np.empty((0, self.feature_size), np.float32)]
+        for batch in self._batches(pictures, batch_size):
+            logits, features = self.run_batch(batch)
+            logits_NK.append(logits.cpu().numpy())
+            features_ND.append(features.cpu().numpy())
+        return np.concatenate(logits_NK), np.concatenate(features_ND)
+
+    def _batches(self, pictures: Pictures, batch_size: int) -> Iterator[torch.Tensor]:
+        if isinstance(pictures, torch.Tensor):
+            yield from self._tensor_batches(pictures, batch_size)
+            return
+        several = [pictures] if isinstance(pictures, str | Path | Image.Image) else pictures
+        if not isinstance(several, Sequence):
+            raise UsageError(
+                f"pictures are a {type(pictures).__name__}; give paths, PIL images, or a tensor (N, 3, H, W)"
+            )
+        for start in range(0, len(several), batch_size):
+            yield torch.stack(
+                [self.preprocess.pixels(_open(picture)) for picture in several[start : start + batch_size]]
+            )
+
+    def _tensor_batches(self, pictures: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
+        batch_NCHW = pictures.unsqueeze(0) if pictures.ndim == 3 else pictures
+        numeric = pictures.dtype == torch.uint8 or pictures.is_floating_point()
+        if batch_NCHW.ndim != 4 or batch_NCHW.shape[1] != 3 or not numeric:
+            raise UsageError(
+                f"the tensor of pictures is {pictures.dtype} of shape {tuple(pictures.shape)}; expected (N, 3, H, W), uint8 "
+                "for pictures or floating point for preprocessed ones"
+            )
+        for start in range(0, len(batch_NCHW), batch_size):
+            batch = batch_NCHW[start : start + batch_size]
+            if batch.dtype == torch.uint8:
+                arrays = batch.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+                yield torch.stack([self.preprocess.pixels(Image.fromarray(array)) for array in arrays])
+            else:
+                yield batch
+
+
+def build(
+    backbone: str = "resnet18",
+    code_size: int = 64,
+    *,
+    weights: str | Path = "none",
+    image_size: int = 224,
+    activation: str = "tanh",
+    beta: float = 1.0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: str = "squash",
+    interpolation: str = "bilinear",
+    stem: str = "auto",
+    device: str | torch.device = "cpu",
+    runs: str | Path = "runs",
+) -> Hasher:
+    """A Hasher ready to train: the named backbone, a new head, and the preprocessing that fits the weights.
+
+    `weights` is "none" (random, from torch's generator), "imagenet" (torchvision's), a .safetensors or .pth file, or a hashret
+    model (folder, run, RUN@3), whose head is kept if it has the same code size. What was loaded and what was not is logged
+    (logger "hashret.model", INFO). `mean` and `std` are needed where a file does not state them, and win where it does.
+    `stem` "auto" takes the small-picture stem for pictures of 64 px and under when the weights are "none"; given weights
+    keep the stem they were trained with. UsageError for options that cannot be, ModelError for weights that cannot be had.
+    """
+    source, start_model = str(weights), None
+    if source not in ("none", "imagenet") and not _is_weights_file(source):
+        where = model_folder.resolve_model(source, runs)
+        start_model = (where, *model_folder.read_model(where))
+    if stem == "auto":
+        if start_model is not None:
+            stem = _stored_stem(start_model[1])
+        else:
+            small = image_size <= SMALL_PICTURE_PX and source == "none" and has_small_stem(backbone)
+            stem = "small" if small else "standard"
+    network = HashNet(
+        backbone,
+        code_size,
+        image_size=image_size,
+        stem=stem,
+        activation=activation,
+        beta=beta,
+        initialise=source == "none",
+    )
+    stated: weight_sources.Normalisation | None = None
+    label = source
+    if source == "none":
+        stated = IMAGENET_MEAN, IMAGENET_STD
+    elif source == "imagenet":
+        tensors, stated, label = weight_sources.imagenet_tensors(backbone)
+        _load(network, tensors, label)
+    elif start_model is not None:
+        where, config, tensors = start_model
+        label = f"{source} ({config.get('hashret_version', 'unknown version')})"
+        stated = _start_from_model(network, where, config, tensors)
+    else:
+        file = Path(source)
+        label = file.name
+        tensors, metadata = weight_sources.read_tensors(file)
+        stated = weight_sources.normalisation_of(metadata, file)
+        if (mean is None or std is None) and stated is None:
+            raise UsageError(
+                f"{file.name} does not say how its pictures were normalised; give --mean and --std (three numbers each for "
+                "pixels in 0..1: torchvision's weights have --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225, networks fed "
+                "with x/127.5-1 have --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5)"
+            )
+        _load(network, tensors, file.name)
+    chosen_mean, chosen_std = (mean or (stated and stated[0])), (std or (stated and stated[1]))
+    if chosen_mean is None or chosen_std is None:
+        raise UsageError("the weights do not say how their pictures were normalised; give --mean and --std")
+    preprocess = Preprocess(image_size, resize, interpolation, tuple(chosen_mean), tuple(chosen_std))  # type: ignore[arg-type]
+    check_image_size(backbone, network.backbone, network.feature_size, image_size)
+    if stem == "small":
+        _log.info("%s has the stem for small pictures (%d px)", backbone, image_size)
+    return Hasher(network, preprocess, weights=label, device=device)
+
+
+def _is_weights_file(source: str) -> bool:
+    """Whether `source` means a file of tensors, there or not, rather than a model folder or a run."""
+    return Path(source).is_file() or Path(source).suffix in (".safetensors", ".pth", ".pt", ".bin")
+
+
+def _load(network: HashNet, tensors: dict[str, torch.Tensor], source: str) -> None:
+    weight_sources.load_backbone(
+        network.backbone, tensors, name=network.backbone_name, classifier=network.classifier, source=source
+    )
+
+
+def _start_from_model(
+    network: HashNet, where: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> weight_sources.Normalisation:
+    """(mean, std) of model `where`, whose tensors are in `network` now; its head too, if the code size is the same."""
+    stored = _from_config(where, config)
+    if stored.network.backbone_name != network.backbone_name:
+        raise UsageError(
+            f"{where} has the backbone {stored.network.backbone_name}, not {network.backbone_name}; give --backbone "
+            f"{stored.network.backbone_name}"
+        )
+    _load(
+        network, {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}, str(where)
+    )
+    if stored.code_size == network.code_size:
+        network.head.load_state_dict({k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")})
+        _log.info("the hash head of %s was loaded, %d bits", where, network.code_size)
+    else:
+        _log.info(
+            "the hash head of %s has %d bits; a new one of %d starts at random",
+            where,
+            stored.code_size,
+            network.code_size,
+        )
+    return stored.preprocess.mean, stored.preprocess.std
+
+
+def _stored_stem(config: dict[str, Any]) -> str:
+    architecture = config.get("architecture")
+    return str(architecture.get("stem", "standard")) if isinstance(architecture, dict) else "standard"
+
+
+def _from_config(where: Path, config: dict[str, Any]) -> Hasher:
+    """A Hasher of the shape that `config` describes, its tensors still random; ModelError for a config that is wrong."""
+    file = where / model_folder.CONFIG_NAME
+    if config.get("format") != model_folder.FORMAT:
+        raise ModelError(
+            f"{file} is no hashret model (its format is {config.get('format')!r}); name a folder that hashret wrote"
+        )
+    version = config.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise ModelError(f"{file} has format version {version!r}; expected a whole number; copy the model again")
+    if version > model_folder.FORMAT_VERSION:
+        raise ModelError(
+            f"{file} has format version {version}, but hashret {hashret.__version__} reads up to "
+            f"{model_folder.FORMAT_VERSION}; install a newer hashret"
+        )
+    try:
+        architecture, activation = config["architecture"], config["activation"]
+        preprocess = Preprocess.from_dict(config["preprocessing"])
+        # Starting values are overwritten: torch's random state must not move for them.
+        with torch.random.fork_rng(devices=[]):
+            network = HashNet(
+                architecture["backbone"],
+                config["code_size"],
+                image_size=preprocess.image_size,
+                stem=architecture["stem"],
+                activation=activation["name"],
+                beta=float(activation["beta"]),
+                initialise=False,
+            )
+        return Hasher(
+            network,
+            preprocess,
+            thresholds=config["thresholds"],
+            protocol=config["protocol"],
+            scores=config["scores"],
+            weights=str(architecture["weights"]),
+        )
+    except KeyError as error:
+        raise ModelError(f"{file} has no key {error.args[0]!r}; copy the model again") from error
+    except (UsageError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{file} cannot be used ({str(error).rstrip('.')}); copy the model again") from error
+
+
+def _load_exactly(where: Path, network: HashNet, tensors: dict[str, torch.Tensor]) -> None:
+    file, wanted = where / model_folder.TENSORS_NAME, network.state_dict()
+    absent, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if absent:
+        raise ModelError(f"{file} lacks {len(absent)} tensors (the first is {absent[0]}); copy the model again")
+    if extra:
+        raise ModelError(f"{file} has {len(extra)} tensors too many (the first is {extra[0]}); copy the model again")
+    for name, tensor in wanted.items():
+        if tensors[name].shape != tensor.shape:
+            raise ModelError(
+                f"{file} holds {name} of shape {tuple(tensors[name].shape)}, but config.json means {tuple(tensor.shape)}; "
+                "copy the model again"
+            )
+    network.load_state_dict(tensors)
+
+
+def _open(picture: object) -> Image.Image:
+    from hashret import images
+
+    if isinstance(picture, str | Path):
+        return images.read_picture(picture)
+    if isinstance(picture, Image.Image):
+        return images.to_rgb(picture)
+    raise UsageError(f"a picture is a {type(picture).__name__}; give paths, PIL images, or a tensor (N, 3, H, W)")

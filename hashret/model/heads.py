@@ -1,0 +1,50 @@
+"""The hash head: pooled features to logits, and the activations that training uses in place of the sign."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hashret.errors import UsageError
+
+ACTIVATIONS = ("tanh", "sigmoid")
+MAX_CODE_SIZE = 1024
+
+
+class HashHead(nn.Module):
+    """Features (N, feature_size) to logits (N, code_size): Linear without bias, then BatchNorm.
+
+    BatchNorm centres every logit on the training data, so that a threshold of 0 gives balanced bits; it makes a bias of
+    the Linear pointless. Bit i is 1 exactly when logit i > 0 (unless the model carries thresholds of its own).
+    """
+
+    def __init__(self, feature_size: int, code_size: int, activation: str = "tanh", beta: float = 1.0) -> None:
+        super().__init__()
+        check_code_size(code_size)
+        if activation not in ACTIVATIONS:
+            raise UsageError(f"activation is {activation!r}; it can be {' or '.join(ACTIVATIONS)}")
+        if not 0 < beta < float("inf"):
+            raise UsageError(f"beta, the steepness of the activation, is {beta}; it must be above 0")
+        self.linear = nn.Linear(feature_size, code_size, bias=False)
+        self.norm = nn.BatchNorm1d(code_size)
+        self.activation = activation
+        self.beta = beta
+
+    def forward(self, features_ND: torch.Tensor) -> torch.Tensor:
+        """Logits, (N, code_size) float32."""
+        logits_NK: torch.Tensor = self.norm(self.linear(features_ND))
+        return logits_NK
+
+    def activate(self, logits_NK: torch.Tensor) -> torch.Tensor:
+        """Relaxed codes, shaped as the logits: tanh(beta x) in (-1, 1), or sigmoid(beta x) in (0, 1).
+
+        Both cross the middle of their range at logit 0, where the bit turns.
+        """
+        scaled = logits_NK if self.beta == 1.0 else self.beta * logits_NK
+        return torch.tanh(scaled) if self.activation == "tanh" else torch.sigmoid(scaled)
+
+
+def check_code_size(code_size: int) -> None:
+    """Nothing, if `code_size` is a whole number of bits from 1 to 1024; UsageError otherwise."""
+    if isinstance(code_size, bool) or not isinstance(code_size, int) or not 1 <= code_size <= MAX_CODE_SIZE:
+        raise UsageError(f"the code size is {code_size!r}; it must be a whole number of bits from 1 to {MAX_CODE_SIZE}")

@@ -1,0 +1,282 @@
+"""Exact Hamming search: every path against the reference, at sizes chosen to hurt."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib.util
+import multiprocessing
+import platform
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashret import hamming
+from hashret.codes import bytes_per_code, pack
+from hashret.errors import CodeError, SearchError
+from hashret.hamming import plain, reference, rows, words
+
+BITS = [1, 7, 8, 9, 63, 64, 65, 127, 128, 1000, 1024]
+SIZES = [0, 1, 63, 64, 65, 511, 513]
+
+
+def random_codes(rng: np.random.Generator, n: int, bits: int, distinct: int | None = None) -> np.ndarray:
+    """Random codes; with `distinct`, drawn from that many so that ties and duplicates abound."""
+    if distinct is None:
+        return pack(rng.integers(0, 2, (n, bits)))
+    return pack(rng.integers(0, 2, (distinct, bits)))[rng.integers(0, distinct, n)]
+
+
+def same(found: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_the_reference_itself_on_a_written_out_example() -> None:
+    gallery = np.array([[0b00000000], [0b11111111], [0b00000001], [0b10000000]], np.uint8)
+    queries = np.array([[0b00000000], [0b11110000]], np.uint8)
+    assert reference.distances(queries, gallery).tolist() == [[0, 8, 1, 1], [4, 4, 5, 3]]
+    distances, found = reference.search(gallery, queries, 5)
+    assert distances.tolist() == [[0, 1, 1, 8, -1], [3, 4, 4, 5, -1]]
+    assert found.tolist() == [[0, 2, 3, 1, -1], [3, 0, 1, 2, -1]]
+    offsets, distances, found = reference.search_radius(gallery, queries, 4)
+    assert offsets.tolist() == [0, 3, 6]
+    assert distances.tolist() == [0, 1, 1, 3, 4, 4] and found.tolist() == [0, 2, 3, 3, 0, 1]
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("n", SIZES)
+def test_every_path_gives_the_bytes_of_the_reference(bits: int, n: int) -> None:
+    rng = np.random.default_rng(bits * 1000 + n)
+    for distinct in (None, 3, 1):
+        gallery = random_codes(rng, n, bits, distinct)
+        queries = np.concatenate([random_codes(rng, 3, bits), gallery[:1]])
+        for alive in (None, rng.random(n) < 0.7, np.zeros(n, bool)):
+            for k in (1, 10, n + 2):
+                expected = reference.search(gallery, queries, k, alive)
+                assert same(hamming.search(gallery, queries, k, bits, alive), expected)
+                within = min(k, max(n, 1))
+                expected = expected[0][:, :within], expected[1][:, :within]
+                assert same(plain.search(gallery, queries, within, alive), expected)
+                assert same(rows.search(gallery, queries, within, alive, 1), expected)
+            for radius in (0, bits // 3, bits):
+                expected_within = reference.search_radius(gallery, queries, radius, alive)
+                assert same(hamming.search_radius(gallery, queries, radius, bits, alive), expected_within)
+                assert same(plain.search_radius(gallery, queries, radius, alive), expected_within)
+                assert same(rows.search_radius(gallery, queries, radius, alive, 1), expected_within)
+        assert np.array_equal(hamming.distances(queries, gallery, bits), reference.distances(queries, gallery))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    bits=st.integers(1, 200),
+    n=st.integers(0, 1500),
+    n_queries=st.integers(0, 9),
+    k=st.integers(1, 2000),
+    distinct=st.integers(1, 2000),
+    threads=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_shape_any_threads(
+    bits: int, n: int, n_queries: int, k: int, distinct: int, threads: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    gallery, queries = random_codes(rng, n, bits, distinct), random_codes(rng, n_queries, bits)
+    alive = rng.random(n) < rng.random()
+    expected = reference.search(gallery, queries, k, alive)
+    assert same(hamming.search(gallery, queries, k, bits, alive, threads), expected)
+    radius = int(rng.integers(0, bits + 2))
+    expected_within = reference.search_radius(gallery, queries, radius, alive)
+    assert same(hamming.search_radius(gallery, queries, radius, bits, alive, threads), expected_within)
+
+
+@pytest.mark.parametrize("bits", [48, 64, 128])
+def test_large_enough_to_be_split_gives_the_same_for_any_thread_count(bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    gallery, queries = random_codes(rng, 50_000, bits), random_codes(rng, 21, bits)
+    gallery[30_000:30_100] = gallery[:100]
+    alive = rng.random(len(gallery)) < 0.9
+    for n_queries in (1, 3, 21):
+        for k in (1, 10, 3000):
+            expected = plain.search(gallery, queries[:n_queries], k, alive)
+            for threads in (1, 2, 3, 8):
+                assert same(rows.search(gallery, queries[:n_queries], k, alive, threads), expected)
+        expected_within = plain.search_radius(gallery, queries[:n_queries], bits // 2 - 8, alive)
+        for threads in (1, 2, 3, 8):
+            found = rows.search_radius(gallery, queries[:n_queries], bits // 2 - 8, alive, threads)
+            assert same(found, expected_within)
+
+
+def test_codes_that_come_ever_nearer_do_not_overflow_the_candidates() -> None:
+    """Every code is nearer than, or as near as, the ones before it: the worst order for a running top-k."""
+    steps = np.repeat(np.arange(1024, -1, -1), 3)
+    gallery = pack(np.arange(1024)[None, :] < steps[:, None])
+    query = np.zeros((1, 128), np.uint8)
+    for k in (1, 2, 100, len(gallery)):
+        assert same(rows.search(gallery, query, k, None, 1), reference.search(gallery, query, k))
+
+
+def test_more_queries_than_one_group() -> None:
+    rng = np.random.default_rng(5)
+    gallery, queries = random_codes(rng, 300, 64), random_codes(rng, rows.GROUP_QUERIES * 2 + 3, 64)
+    assert same(rows.search(gallery, queries, 4, None, 2), reference.search(gallery, queries, 4))
+
+
+def test_all_ties_give_the_first_rows() -> None:
+    gallery = np.full((100_000, 8), 7, np.uint8)
+    for k in (1, 64, 1000):
+        distances, found = hamming.search(gallery, np.zeros((2, 8), np.uint8), k)
+        assert (distances == 24).all() and (found == np.arange(k)).all()
+
+
+def test_concurrent_callers_get_their_own_answers() -> None:
+    rng = np.random.default_rng(7)
+    gallery = random_codes(rng, 60_000, 64)
+    batches = [random_codes(rng, n, 64) for n in (1, 7, 30, 2, 16, 1, 9, 4)]
+    expected = [plain.search(gallery, batch, 11, None) for batch in batches]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            found = list(pool.map(lambda batch: rows.search(gallery, batch, 11, None, 3), batches))
+            assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_memory_mapped_gallery_is_not_copied_when_its_rows_are_words(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for bits in (64, 128, 72):
+        gallery = random_codes(rng, 20_000, bits)
+        np.save(tmp_path / "codes.npy", gallery)
+        mapped = np.load(tmp_path / "codes.npy", mmap_mode="r")
+        viewed = words.view(mapped)
+        assert (viewed is not None and np.shares_memory(viewed, mapped)) if bits % 64 == 0 else viewed is None
+        queries = random_codes(rng, 20, bits)
+        assert same(hamming.search(mapped, queries, 5), plain.search(gallery, queries, 5, None))
+
+
+def test_unaligned_and_strided_galleries() -> None:
+    rng = np.random.default_rng(4)
+    gallery, queries = random_codes(rng, 3000, 64), random_codes(rng, 20, 64)
+    expected = plain.search(gallery, queries, 5, None)
+    shifted = np.zeros(gallery.size + 1, np.uint8)[1:].reshape(gallery.shape)
+    shifted[:] = gallery
+    wide = np.zeros((3000, 24), np.uint8)
+    wide[:, 8:16] = gallery
+    for other in (shifted, wide[:, 8:16], np.asfortranarray(gallery)):
+        assert same(rows.search(other, queries, 5, None, 2), expected)
+        assert np.array_equal(hamming.distances(queries, other), reference.distances(queries, gallery))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    gallery, query = np.zeros((4, 2), np.uint8), np.zeros((1, 2), np.uint8)
+    with pytest.raises(SearchError, match="k is 0"):
+        hamming.search(gallery, query, 0)
+    with pytest.raises(SearchError, match=r"k is 1\.0"):
+        hamming.search(gallery, query, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(SearchError, match="radius is -1"):
+        hamming.search_radius(gallery, query, -1)
+    with pytest.raises(SearchError, match="alive"):
+        hamming.search(gallery, query, 1, alive=np.ones(3, bool))
+    with pytest.raises(SearchError, match="threads is 0"):
+        hamming.search(gallery, query, 1, threads=0)
+    with pytest.raises(CodeError, match=r"\(N, 2\)"):
+        hamming.search(gallery, np.zeros((1, 3), np.uint8), 1)
+    with pytest.raises(CodeError, match="dtype"):
+        hamming.search(gallery.astype(np.int8), query, 1)
+    with pytest.raises(CodeError, match="last 4 bits"):
+        hamming.search(gallery, query + 1, 1, code_size=12)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for x86-64 vector registers")
+@pytest.mark.parametrize("bits", [64, 128, 512])
+def test_the_hot_loop_is_vectorised(bits: int) -> None:
+    """Vector registers carry the popcount: the chip's own, or the byte-shuffle or shift-and-mask form of it."""
+    rng = np.random.default_rng(0)
+    width = (0,) * (bits // 64)
+    gallery, queries = random_codes(rng, 1000, bits), random_codes(rng, 1, bits)
+    viewed = words.view(gallery)
+    assert viewed is not None
+    # Compiled anew, because numba shows no assembly of what it took from its cache.
+    fresh = numba.njit(nogil=True)(rows.least_distance.py_func)
+    assert fresh(viewed.reshape(-1), words.padded(queries)[0], width) == plain.distances(queries, gallery).min()
+    assembly = fresh.inspect_asm(fresh.signatures[0])
+    used = Counter(re.findall(r"\b(vpopcnt[qdb]|v?pshufb|v?psrl[qw])\s[^\n]*%[xyz]mm", assembly))
+    assert sum(used.values()) >= 2, f"no vector popcount in the hot loop: {used}"
+
+
+def test_one_query_of_a_million_codes_starts_neither_numba_nor_torch() -> None:
+    program = (
+        "import sys, time, numpy as np; from hashret import hamming\n"
+        "g = np.random.default_rng(0).integers(0, 256, (1_000_000, 8), dtype=np.uint8)\n"
+        "start = time.perf_counter(); d, r = hamming.search(g, g[777:778], 10); took = time.perf_counter() - start\n"
+        "assert r[0, 0] == 777 and d[0, 0] == 0\n"
+        "assert not {'numba', 'torch', 'llvmlite'} & set(sys.modules), 'started'\n"
+        "assert took < 0.5, took\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_second_process_starts_from_the_compiled_kernels_in_the_cache() -> None:
+    program = (
+        "import numpy as np; from hashret.hamming import rows\n"
+        "g = np.zeros((100, 8), np.uint8); rows.search(g, g[:1], 3, None, 1)\n"
+        "stats = rows.scan.stats; print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
+    )
+    for attempt in range(2):
+        ran = subprocess.run([sys.executable, "-c", program], check=True, timeout=120, capture_output=True, text=True)
+        if attempt:
+            assert ran.stdout.split() == ["1", "0"]
+
+
+def _search_in_child(gallery: np.ndarray, answers: Any) -> None:
+    answers.put(rows.search(gallery, gallery[:1], 3, None, 2)[1].tolist())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a safe fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_can_search_with_threads() -> None:
+    gallery = random_codes(np.random.default_rng(0), 300_000, 64)
+    expected = rows.search(gallery, gallery[:1], 3, None, 2)[1].tolist()
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=_search_in_child, args=(gallery, answers))
+    child.start()
+    assert answers.get(timeout=60) == expected
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def test_faiss_gives_the_same_distances() -> None:
+    """FAISS as a peer, in a process of its own: two OpenMP runtimes in one process slow each other down."""
+    if importlib.util.find_spec("faiss") is None:
+        pytest.skip("faiss is not installed")
+    program = (
+        "import faiss, numpy as np, sys; faiss.omp_set_num_threads(1)\n"
+        "from hashret import hamming\n"
+        "rng = np.random.default_rng(0)\n"
+        "for bits in (8, 64, 72, 128, 1024):\n"
+        "    g = rng.integers(0, 256, (5000, bits // 8), dtype=np.uint8)\n"
+        "    q = rng.integers(0, 256, (20, bits // 8), dtype=np.uint8)\n"
+        "    index = faiss.IndexBinaryFlat(bits); index.add(g)\n"
+        "    assert (index.search(q, 50)[0] == hamming.search(g, q, 50)[0]).all(), bits\n"
+        "    limits, d, rows = index.range_search(q, bits // 2 - 4 + 1)\n"
+        "    offsets, distances, found = hamming.search_radius(g, q, bits // 2 - 4)\n"
+        "    assert (np.asarray(limits, np.int64) == offsets).all(), bits\n"
+        "    for i in range(20):\n"
+        "        part = slice(offsets[i], offsets[i + 1])\n"
+        "        assert sorted(rows[part]) == sorted(found[part]), bits\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120)
+
+
+def test_bytes_of_a_code_fill_whole_words() -> None:
+    for bits in BITS:
+        codes = random_codes(np.random.default_rng(bits), 3, bits)
+        padded = words.padded(codes)
+        assert padded.shape == (3, words.words_per_code(bytes_per_code(bits)))
+        assert np.array_equal(np.bitwise_count(padded).sum(axis=1), np.unpackbits(codes, axis=1).sum(axis=1))

@@ -1,0 +1,376 @@
+"""The training loop: a table and settings in, a run folder with the best model out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorboardX
+import torch
+import torchvision
+from tqdm import tqdm
+
+from hashret import __version__
+from hashret.data.loading import PictureLoader
+from hashret.data.samplers import PKSampler
+from hashret.data.table import PictureTable
+from hashret.errors import TrainingError
+from hashret.model.device import pick_device
+from hashret.model.hasher import Hasher, build
+from hashret.training.augmentation import augmentation
+from hashret.training.interrupt import Interrupt, noticing_interrupts
+from hashret.training.optimizers import build_optimizer, cosine_with_warmup
+from hashret.training.options import TrainingOptions
+from hashret.training.runs import Run
+from hashret.training.splits import TrainingSplit, split_for_training
+from hashret.training.triplet import auto_margin, triplet_loss
+from hashret.training.validation import Validation, validate
+
+_log = logging.getLogger("hashret.training")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended: "done", "stopped early" or "interrupted"; the best epoch (from 1) and its validation scores."""
+
+    status: str
+    epochs: int
+    best_epoch: int
+    best_map: float
+    best_hit1: float
+
+
+@dataclass
+class _Progress:
+    """Where a run stands: everything besides tensors that resuming needs."""
+
+    epoch: int = 0
+    batch: int = 0
+    best_epoch: int = 0
+    best_map: float = -1.0
+    best_hit1: float = 0.0
+    seconds: float = 0.0
+    totals: dict[str, float] = field(default_factory=dict)
+
+
+def train(table: PictureTable, options: TrainingOptions, run: Run, *, resume: bool = False) -> TrainingResult:
+    """Train a hash model on the training rows of `table` into the folder of `run`.
+
+    The best epoch by validation mAP (all ranks, expected over tie orders) is the run's model. On one machine's CPU the
+    same table and settings give the same bytes, whatever the number of loader workers and however often the run was
+    interrupted and resumed. TrainingError for data that cannot be trained on, before the first epoch.
+    """
+    split = split_for_training(table, task=options.task, validation=options.validation, seed=options.seed)
+    labels_N, class_names = split.train.class_ids()
+    _check_batch(options, len(class_names), len(labels_N))
+    device = pick_device(options.device)
+    with _reproducible(options.seed, device), _memory_advice(options), noticing_interrupts() as interrupt:
+        hasher = _build_hasher(options, split)
+        loop = _Loop(run, options, split, hasher, labels_N, device)
+        if resume:
+            loop.restore(run.load_state(device))
+        _describe(loop, split, table)
+        return loop.run_epochs(interrupt)
+
+
+class _Loop:
+    """The moving parts of a run."""
+
+    def __init__(
+        self,
+        run: Run,
+        options: TrainingOptions,
+        split: TrainingSplit,
+        hasher: Hasher,
+        labels_N: np.ndarray[Any, np.dtype[np.int64]],
+        device: torch.device,
+    ) -> None:
+        self.run, self.options, self.split, self.device = run, options, split, device
+        self.hasher = hasher
+        self.network = hasher.network.to(device=device, memory_format=torch.channels_last)
+        self.labels_N = torch.from_numpy(labels_N)
+        self.margin = (
+            auto_margin(
+                task=split.task,
+                code_size=options.code_size,
+                activation_range=2.0 if options.activation == "tanh" else 1.0,
+            )
+            if options.margin == "auto"
+            else float(options.margin)
+        )
+        self.sampler = PKSampler(
+            labels_N,
+            classes_per_batch=options.classes_per_batch,
+            pictures_per_class=options.pictures_per_class,
+            seed=options.seed,
+        )
+        self.loader = PictureLoader(
+            split.train, augmentation(options.augment, hasher.preprocess), workers=options.workers, pin_memory=device.type == "cuda"
+        )
+        self.optimizer = build_optimizer(
+            options.optimizer,
+            self.network.backbone,
+            self.network.head,
+            lr=options.lr,
+            head_lr_factor=options.head_lr_factor,
+            weight_decay=options.weight_decay,
+        )
+        self.schedule = cosine_with_warmup(
+            self.optimizer,
+            steps=options.epochs * len(self.sampler),
+            warmup_steps=round(options.warmup * len(self.sampler)),
+        )
+        self.autocast = _autocast_dtype(options.amp, device)
+        self.progress = _Progress()
+
+    def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
+        """Train to the last epoch, an early stop or an interruption."""
+        status = "done"
+        with tensorboardX.SummaryWriter(str(self.run.folder)) as writer:
+            while self.progress.epoch < self.options.epochs:
+                started = time.perf_counter()
+                finished = self.run_epoch(interrupt, writer)
+                self.progress.seconds += time.perf_counter() - started
+                if not finished:
+                    self.save_state()
+                    status = "interrupted"
+                    break
+                self.end_epoch(writer)
+                if self.options.patience and self.progress.epoch - self.progress.best_epoch >= self.options.patience:
+                    status = "stopped early"
+                    break
+        best = self.progress
+        result = TrainingResult(status, best.epoch, best.best_epoch, best.best_map, best.best_hit1)
+        self.record_status(result)
+        if status != "interrupted":
+            self.run.forget_state()
+        return result
+
+    def run_epoch(self, interrupt: Interrupt, writer: tensorboardX.SummaryWriter) -> bool:
+        """Train on the rest of the epoch's batches; False when interrupted, with the state exactly after a batch."""
+        progress, options = self.progress, self.options
+        batches = list(self.sampler.epoch(progress.epoch))[progress.batch :]
+        bar = tqdm(
+            self.loader.batches(batches, seed=[options.seed, progress.epoch], skip=progress.batch),
+            total=len(self.sampler),
+            initial=progress.batch,
+            desc=f"epoch {progress.epoch + 1}/{options.epochs}",
+            unit="batch",
+            disable=None,
+            leave=False,
+        )
+        self.network.train()
+        with bar:
+            for rows, pixels in bar:
+                scalars = self.step(pixels, self.labels_N[rows])
+                progress.batch += 1
+                for name, value in scalars.items():
+                    progress.totals[name] = progress.totals.get(name, 0.0) + value
+                    writer.add_scalar(f"train/{name}", value, progress.epoch * len(self.sampler) + progress.batch)
+                bar.set_postfix({name: f"{value:.3g}" for name, value in scalars.items()})
+                if interrupt.requested:
+                    return False
+        return True
+
+    def step(self, pixels: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        """One update; the scalars that describe it."""
+        pictures = self.hasher.preprocess.normalise(pixels.to(self.device, non_blocking=True))
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            logits, _ = self.network(pictures)
+        result = triplet_loss(
+            self.network.activate(logits.float()), labels.to(self.device), margin=self.margin, mining=self.options.mining
+        )
+        loss = result.loss.item()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss} in epoch {self.progress.epoch + 1}; lower --lr (now {self.options.lr:g}), "
+                f"then train anew"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        result.loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        balance = (logits.detach() > 0).float().mean(dim=0)
+        return {
+            "loss": loss,
+            "active": result.active / max(result.triplets, 1),
+            "imbalance": (balance - 0.5).abs().mean().item(),
+        }
+
+    def end_epoch(self, writer: tensorboardX.SummaryWriter) -> None:
+        """Validate, log, keep the model if it is the best so far, and save the state."""
+        started = time.perf_counter()
+        progress = self.progress
+        validation = validate(self.hasher, self.split.validation, workers=self.options.workers)
+        progress.epoch += 1
+        means = {name: total / max(progress.batch, 1) for name, total in progress.totals.items()}
+        progress.batch, progress.totals = 0, {}
+        progress.seconds += time.perf_counter() - started
+        for name, value in validation.as_dict().items():
+            writer.add_scalar(f"validation/{name}", value, progress.epoch)
+        writer.add_scalar("train/lr", self.schedule.get_last_lr()[0], progress.epoch)
+        if validation.map > progress.best_map:
+            progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, validation.map, validation.hit1
+            self.save_model(self.run.folder, validation)
+        if self.options.keep_epochs:
+            self.save_model(self.run.epoch_folder(progress.epoch), validation)
+        self.run.log(
+            {
+                "epoch": progress.epoch,
+                "seconds": round(progress.seconds, 2),
+                "lr": self.schedule.get_last_lr()[0],
+                **means,
+                **{f"val_{name}": value for name, value in validation.as_dict().items()},
+            }
+        )
+        _log.info(
+            "epoch %d/%d: loss %.3f, active %.1f %%, imbalance %.3f, validation mAP %.4f, hit@1 %.4f, dead bits %d, %.0f s%s",
+            progress.epoch,
+            self.options.epochs,
+            means.get("loss", 0.0),
+            100 * means.get("active", 0.0),
+            validation.imbalance,
+            validation.map,
+            validation.hit1,
+            validation.dead_bits,
+            progress.seconds,
+            " (best so far)" if progress.best_epoch == progress.epoch else "",
+        )
+        self.save_state()
+
+    def save_model(self, folder: Path, validation: Validation) -> None:
+        """Write the present model to `folder`."""
+        self.hasher.scores = {**validation.as_dict(), "epoch": self.progress.epoch}
+        self.hasher.save_pretrained(folder)
+
+    def save_state(self) -> None:
+        """Save everything that going on exactly from here needs."""
+        self.run.save_state(
+            {
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "random": torch.get_rng_state(),
+                "progress": vars(self.progress).copy(),
+            }
+        )
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"].cpu())
+        self.progress = _Progress(**state["progress"])
+
+    def record_status(self, result: TrainingResult) -> None:
+        """Write how the run stands into run.json."""
+        document = self.run.read()
+        self.run.write({**document, "status": result.status, "result": vars(result), "seconds": round(self.progress.seconds, 1)})
+
+
+def _build_hasher(options: TrainingOptions, split: TrainingSplit) -> Hasher:
+    hasher = build(
+        backbone=options.backbone,
+        code_size=options.code_size,
+        weights=options.weights,
+        image_size=options.image_size,
+        resize=options.resize,
+        activation=options.activation,
+        mean=options.mean,
+        std=options.std,
+    )
+    hasher.protocol = {"data": split.train.name, "task": split.task, "validation": split.how}
+    return hasher
+
+
+def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable) -> None:
+    """Say and store what is about to be trained."""
+    _log.info(
+        "task %s: %d training pictures of %d classes; validation on %d pictures (%s); margin %g (%g bits)",
+        split.task,
+        len(split.train),
+        len(set(split.train.labels)),
+        len(split.validation),
+        split.how,
+        loop.margin,
+        loop.margin / (4 if loop.options.activation == "tanh" else 1),
+    )
+    loop.run.write(
+        {
+            "format": 1,
+            "status": "running",
+            "data": table.name,
+            "data_digest": table.digest(),
+            "options": loop.options.as_dict(),
+            "task": split.task,
+            "margin": loop.margin,
+            "validation": split.how,
+            "pictures": {"train": len(split.train), "validation": len(split.validation)},
+            "versions": {
+                "hashret": __version__,
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "python": platform.python_version(),
+            },
+            "device": str(loop.device),
+        }
+    )
+
+
+def _check_batch(options: TrainingOptions, classes: int, pictures: int) -> None:
+    p, k = options.classes_per_batch, options.pictures_per_class
+    if p > classes:
+        raise TrainingError(
+            f"--classes-per-batch is {p}, but there are {classes} training classes; give --classes-per-batch {classes} or fewer"
+        )
+    if p * k > pictures:
+        raise TrainingError(
+            f"a batch of {p} classes × {k} pictures is larger than the {pictures} training pictures; lower --pictures-per-class"
+        )
+
+
+def _autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the device computes it natively; None computes in float32.
+
+    bfloat16 has float32's range, so no loss scaling is needed. "auto" keeps CPUs in float32: few gain from it.
+    """
+    if amp == "off" or (amp == "auto" and device.type != "cuda"):
+        return None
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return None
+    return torch.bfloat16
+
+
+@contextlib.contextmanager
+def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch, and on a CPU forbid operations whose result is not the same twice; both are put back afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(device.type == "cpu" or before)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+@contextlib.contextmanager
+def _memory_advice(options: TrainingOptions) -> Iterator[None]:
+    """Turn running out of GPU memory into one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU has too little memory for {options.classes_per_batch} × {options.pictures_per_class} pictures of "
+            f"{options.image_size} px; lower --pictures-per-class, --classes-per-batch or --image-size"
+        ) from error

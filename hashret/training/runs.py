@@ -1,0 +1,128 @@
+"""A run is a folder: what was asked for, what happened, the best model, and the state to go on from.
+
+    run.json            settings, data, versions, status, best score
+    log.jsonl           one line an epoch
+    config.json, model.safetensors    the best epoch's model (the folder is a model folder)
+    epochs/003/         the model after epoch 3, with --keep-epochs
+    resume/state.pt     everything that going on needs; removed when the run is done
+    events.out.…        tensorboard scalars
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hashret.errors import TrainingError
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of one run folder, and how they are written: each file whole or not at all."""
+
+    folder: Path
+
+    @property
+    def log_path(self) -> Path:
+        """The JSONL log."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def state_path(self) -> Path:
+        """The state that --resume needs."""
+        return self.folder / "resume" / "state.pt"
+
+    def epoch_folder(self, epoch: int) -> Path:
+        """Where the model after `epoch` (counted from 1) is kept."""
+        return self.folder / "epochs" / f"{epoch:03d}"
+
+    def read(self) -> dict[str, Any]:
+        """The content of run.json."""
+        try:
+            document: dict[str, Any] = json.loads((self.folder / RUN_FILE).read_text("utf-8"))
+        except FileNotFoundError:
+            raise TrainingError(f"{self.folder} is no training run (it has no {RUN_FILE}); see `hashret runs`") from None
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{self.folder / RUN_FILE} cannot be read: {error}; the run cannot be continued") from None
+        return document
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Replace run.json."""
+        with replacing(self.folder / RUN_FILE) as path:
+            path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to the log."""
+        with self.log_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of the log."""
+        if not self.log_path.exists():
+            return []
+        return [json.loads(line) for line in self.log_path.read_text("utf-8").splitlines()]
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace the state to resume from."""
+        self.state_path.parent.mkdir(exist_ok=True)
+        with replacing(self.state_path) as path:
+            torch.save(state, path)
+
+    def load_state(self, device: torch.device) -> dict[str, Any]:
+        """The saved state, tensors on `device`."""
+        if not self.state_path.exists():
+            raise TrainingError(f"{self.folder} has nothing to resume: the run is done, or its first epoch never ended")
+        try:
+            state: dict[str, Any] = torch.load(self.state_path, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError) as error:
+            raise TrainingError(f"{self.state_path} cannot be read ({type(error).__name__}); train anew") from error
+        return state
+
+    def forget_state(self) -> None:
+        """Remove the state to resume from: the run is done."""
+        self.state_path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.state_path.parent.rmdir()
+
+
+def create_run(folder: Path) -> Run:
+    """A new run in `folder`, which must be new or empty and writable."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise TrainingError(
+                f"{folder} is not empty; give the run another --exp-name, or continue it with --resume {folder}"
+            )
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise TrainingError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
+    return Run(folder)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """The runs below `root`, by name."""
+    return [Run(path.parent) for path in sorted(root.glob(f"*/{RUN_FILE}"))]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` when the block ends well."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""Which rows train and which validate; the test split is never touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hashret.data.table import PictureTable
+from hashret.errors import TrainingError
+
+VALIDATION_SPLITS = ("val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class TrainingSplit:
+    """Pictures to learn from, pictures to choose the best epoch by, and how they were told apart."""
+
+    train: PictureTable
+    validation: PictureTable
+    task: str
+    how: str
+
+
+def split_for_training(
+    table: PictureTable, *, task: str = "auto", validation: float = 0.15, seed: int = 0
+) -> TrainingSplit:
+    """The training and validation rows of a table.
+
+    Training rows are those of split "train"; if no row has that split, those with no split at all. `task` "auto" is "unseen" when
+    the table has other splits and none of their labels is among the training labels, else "closed". Validation rows
+    are a split of their own if the table has one; otherwise a share `validation` is held out: whole classes when
+    the task is unseen (with fewer than four classes: pictures), pictures of every class when it is closed. The held-out choice depends on the
+    labels and the seed only.
+    """
+    splits = np.array(table.splits)
+    labels = np.array(table.labels)
+    named = "train" in table.splits
+    is_train = (splits == "train" if named else splits == "") & (labels != "")
+    if not is_train.any():
+        found = ", ".join(sorted(set(table.splits) - {""})) or "none"
+        raise TrainingError(
+            f"{table.name} has no labelled picture to train on (splits found: {found}); label pictures and mark them 'train'"
+        )
+    is_validation = np.isin(splits, VALIDATION_SPLITS) & (labels != "")
+    train_labels = set(labels[is_train])
+    _check_classes(labels[is_train], table.name)
+    if task == "auto":
+        others = set(labels[~is_train & (labels != "") & ~is_validation]) or set(labels[is_validation])
+        task = "unseen" if others and not others & train_labels else "closed"
+    if is_validation.any():
+        return TrainingSplit(
+            table.select(is_train),
+            table.select(is_validation),
+            task,
+            f"the split {table.splits[int(is_validation.argmax())]!r}",
+        )
+    rng = np.random.default_rng(seed)
+    if task == "unseen" and len(train_labels) >= 4:
+        held_classes = _share(np.array(sorted(train_labels)), validation, rng, least=2)
+        held = is_train & np.isin(labels, held_classes)
+        how = f"{len(held_classes)} of {len(train_labels)} training classes held out"
+    else:
+        held = np.zeros(len(labels), bool)
+        for label in sorted(train_labels):
+            rows = np.flatnonzero(is_train & (labels == label))
+            if len(rows) >= 4:
+                held[_share(rows, validation, rng, least=2)] = True
+        how = f"{held.sum()} of {is_train.sum()} training pictures held out"
+    if not held.any():
+        raise TrainingError(
+            f"{table.name} is too small to hold out validation pictures (no class has 4 pictures); add pictures, or a split 'val'"
+        )
+    return TrainingSplit(table.select(is_train & ~held), table.select(held), task, how)
+
+
+def _check_classes(labels: NDArray[np.str_], name: str) -> None:
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) < 2:
+        raise TrainingError(
+            f"{name} has {len(classes)} training class; triplets need at least 2: sort pictures by what they show"
+        )
+    single = classes[counts == 1]
+    if len(single):
+        shown = ", ".join(single[:3]) + ("…" if len(single) > 3 else "")
+        raise TrainingError(
+            f"{name} has {len(single)} training classes with a single picture ({shown}); give each a second picture, or remove them"
+        )
+
+
+def _share(items: NDArray[np.generic], share: float, rng: np.random.Generator, *, least: int) -> NDArray[np.generic]:
+    n = min(len(items) - 2, max(least, round(share * len(items))))
+    return np.sort(rng.permutation(items)[:n])

@@ -1,1 +1,6 @@
-"""Tables of pictures and the readers that make them."""
+"""Tables of pictures, and the readers by which folders, CSVs, zips and named data sets become one."""
+
+from hashret.data.sources import open_source
+from hashret.data.table import PictureTable
+
+__all__ = ["PictureTable", "open_source"]

@@ -30,6 +30,8 @@ def semi_hard(distances_DD: Tensor, labels_D: Tensor) -> tuple[Tensor, Tensor]:
     """
     same_DD = labels_D[:, None] == labels_D[None, :]
     anchor, positive = _positive_pairs(same_DD)
+    if bool(same_DD.all()):  # a batch of one class has no negatives
+        anchor, positive = anchor[:0], positive[:0]
     d_positive = distances_DD[anchor, positive]
     candidates_PD = distances_DD[anchor]
     negative_PD = ~same_DD[anchor]

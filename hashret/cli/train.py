@@ -1,0 +1,132 @@
+"""`hashret train`: a table of pictures to a run folder with the best model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from hashret.cli.options import add_data_arguments, open_table
+from hashret.errors import UsageError
+from hashret.training import options as settings
+
+EXAMPLE = """\
+Example:  hashret train --data cars/ --exp-name cars64 --code-size 64
+          (cars/ holds one folder of pictures a class; the model comes to lie in runs/cars64)
+
+Trains a network that turns pictures into codes of --code-size bits, with triplet loss: pictures of one class come near each
+other, others stay --margin away. The best epoch is chosen on a validation split, never on the test split. A run can be
+stopped with Ctrl-C and continued with `hashret train --resume runs/cars64`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    # torch stays out until a command runs: --help is instant.
+    parser.description = EXAMPLE
+    add_data_arguments(parser, required=False)
+    run = parser.add_argument_group("run")
+    run.add_argument("--exp-name", "--exp_name", metavar="NAME", help="name of the run (default: DATA_BITS)")
+    run.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs lie (default: %(default)s)")
+    run.add_argument(
+        "--resume", type=Path, metavar="RUN", help="continue this run with its own settings (only --device, --workers may be given)"
+    )
+    run.add_argument("--keep-epochs", action="store_true", help="keep the model of every epoch; RUN@3 names the third")
+    run.add_argument("--json", action="store_true", help="print the result as one JSON document")
+
+    code = parser.add_argument_group("code and loss")
+    code.add_argument("--code-size", "--code_size", type=int, metavar="BITS", help="1 to 1024 (default: %(default)s)")
+    code.add_argument(
+        "--margin",
+        "--triplet-margin",
+        "--triplet_margin",
+        type=_margin,
+        help="in squared Euclidean distance of the activations, 4 a bit with tanh; auto: a quarter of the code for a closed "
+        "set of classes, 2 bits when classes to search for are unseen (default: %(default)s)",
+    )
+    code.add_argument("--mining", choices=settings.MINING_RULES, help="which triplets count (default: %(default)s)")
+    code.add_argument("--activation", choices=settings.ACTIVATIONS, help="of the head, in training (default: %(default)s)")
+    code.add_argument(
+        "--task",
+        choices=settings.TASKS,
+        help="are the classes to search for those trained on? auto reads it from the splits (default: %(default)s)",
+    )
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--backbone", help="any torchvision classification model (default: %(default)s)")
+    model.add_argument("--weights", metavar="imagenet|none|FILE", help="where the backbone starts (default: %(default)s)")
+    model.add_argument("--image-size", type=int, metavar="PX", help="side of the network's input (default: %(default)s)")
+    model.add_argument("--resize", choices=settings.RESIZES, help="how pictures are made square (default: %(default)s)")
+    model.add_argument("--mean", type=_three, metavar="R,G,B", help="of pixels in 0..1, where the weights do not say")
+    model.add_argument("--std", type=_three, metavar="R,G,B", help="likewise")
+
+    fit = parser.add_argument_group("optimisation")
+    fit.add_argument("--epochs", type=int, help="(default: %(default)s)")
+    fit.add_argument("--classes-per-batch", type=int, metavar="P", help="(default: %(default)s)")
+    fit.add_argument("--pictures-per-class", type=int, metavar="K", help="(default: %(default)s)")
+    fit.add_argument("--optimizer", choices=settings.OPTIMIZERS, help="(default: %(default)s)")
+    fit.add_argument("--lr", type=float, help="of the backbone, at its highest (default: %(default)s)")
+    fit.add_argument("--head-lr-factor", type=float, help="the head learns faster by this (default: %(default)s)")
+    fit.add_argument("--weight-decay", type=float, help="(default: %(default)s)")
+    fit.add_argument("--warmup", type=float, metavar="EPOCHS", help="then half a cosine to 0 (default: %(default)s)")
+    fit.add_argument("--augment", choices=settings.AUGMENTATIONS, help="random changes to training pictures (default: %(default)s)")
+    fit.add_argument(
+        "--validation", type=float, metavar="SHARE", help="held out when the table has no split 'val' (default: %(default)s)"
+    )
+    fit.add_argument(
+        "--patience", type=int, metavar="EPOCHS", help="stop early after so many epochs without a better one; 0: never"
+    )
+    fit.add_argument("--seed", type=int, help="same seed, same CPU machine: same bytes (default: %(default)s)")
+    fit.add_argument("--amp", choices=settings.AMP, help="bfloat16; auto: on GPUs that have it")
+    fit.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    fit.add_argument("--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)")
+    parser.set_defaults(**settings.TrainingOptions().as_dict())
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train or resume; exit status 130 when interrupted."""
+    from hashret.data.check import drop_unreadable
+    from hashret.training.loop import train
+    from hashret.training.options import TrainingOptions
+    from hashret.training.runs import Run, create_run
+
+    if args.resume is not None:
+        run_folder = Run(args.resume)
+        stored = run_folder.read()
+        if stored["status"] in ("done", "stopped early"):
+            raise UsageError(f"{args.resume} is finished ({stored['status']}); there is nothing to resume")
+        source = stored["source"]
+        options = dataclasses.replace(
+            TrainingOptions.from_dict(stored["options"]), device=args.device, workers=args.workers
+        )
+    else:
+        if args.data is None:
+            raise UsageError("no pictures named; give --data FOLDER (one folder a class), a CSV, a zip or a data set's name")
+        options = TrainingOptions(
+            **{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingOptions)}
+        )
+        source = {"data": str(args.data), "label_map": args.label_map and str(args.label_map), "on_bad": args.on_bad}
+        name = args.exp_name or f"{Path(str(args.data)).stem}_{args.code_size}"
+        run_folder = create_run(args.runs / name)
+        ...
+    return 0
+
+
+def _margin(text: str) -> Any:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'auto'") from None
+
+
+def _three(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers, such as 0.5,0.5,0.5")
+    return values

@@ -11,6 +11,11 @@ from typing import Any
 from hashret.cli.options import add_data_arguments, open_table
 from hashret.errors import UsageError
 from hashret.training import options as settings
+from hashret.training.options import TrainingOptions
+from hashret.training.runs import Run, create_run
+
+# Where a run is computed may change between its parts; what is computed may not.
+_MAY_CHANGE = ("device", "workers")
 
 EXAMPLE = """\
 Example:  hashret train --data cars/ --exp-name cars64 --code-size 64
@@ -28,9 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, required=False)
     run = parser.add_argument_group("run")
     run.add_argument("--exp-name", "--exp_name", metavar="NAME", help="name of the run (default: DATA_BITS)")
-    run.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs lie (default: %(default)s)")
     run.add_argument(
-        "--resume", type=Path, metavar="RUN", help="continue this run with its own settings (only --device, --workers may be given)"
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs lie (default: %(default)s)"
+    )
+    run.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="continue this run with its own settings (only --device, --workers may be given)",
     )
     run.add_argument("--keep-epochs", action="store_true", help="keep the model of every epoch; RUN@3 names the third")
     run.add_argument("--json", action="store_true", help="print the result as one JSON document")
@@ -46,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "set of classes, 2 bits when classes to search for are unseen (default: %(default)s)",
     )
     code.add_argument("--mining", choices=settings.MINING_RULES, help="which triplets count (default: %(default)s)")
-    code.add_argument("--activation", choices=settings.ACTIVATIONS, help="of the head, in training (default: %(default)s)")
+    code.add_argument(
+        "--activation", choices=settings.ACTIVATIONS, help="of the head, in training (default: %(default)s)"
+    )
     code.add_argument(
         "--task",
         choices=settings.TASKS,
@@ -55,8 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     model = parser.add_argument_group("model")
     model.add_argument("--backbone", help="any torchvision classification model (default: %(default)s)")
-    model.add_argument("--weights", metavar="imagenet|none|FILE", help="where the backbone starts (default: %(default)s)")
-    model.add_argument("--image-size", type=int, metavar="PX", help="side of the network's input (default: %(default)s)")
+    model.add_argument(
+        "--weights", metavar="imagenet|none|FILE", help="where the backbone starts (default: %(default)s)"
+    )
+    model.add_argument(
+        "--image-size", type=int, metavar="PX", help="side of the network's input (default: %(default)s)"
+    )
     model.add_argument("--resize", choices=settings.RESIZES, help="how pictures are made square (default: %(default)s)")
     model.add_argument("--mean", type=_three, metavar="R,G,B", help="of pixels in 0..1, where the weights do not say")
     model.add_argument("--std", type=_three, metavar="R,G,B", help="likewise")
@@ -70,9 +86,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--head-lr-factor", type=float, help="the head learns faster by this (default: %(default)s)")
     fit.add_argument("--weight-decay", type=float, help="(default: %(default)s)")
     fit.add_argument("--warmup", type=float, metavar="EPOCHS", help="then half a cosine to 0 (default: %(default)s)")
-    fit.add_argument("--augment", choices=settings.AUGMENTATIONS, help="random changes to training pictures (default: %(default)s)")
     fit.add_argument(
-        "--validation", type=float, metavar="SHARE", help="held out when the table has no split 'val' (default: %(default)s)"
+        "--augment", choices=settings.AUGMENTATIONS, help="random changes to training pictures (default: %(default)s)"
+    )
+    fit.add_argument(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help="held out when the table has no split 'val' (default: %(default)s)",
     )
     fit.add_argument(
         "--patience", type=int, metavar="EPOCHS", help="stop early after so many epochs without a better one; 0: never"
@@ -80,37 +101,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--seed", type=int, help="same seed, same CPU machine: same bytes (default: %(default)s)")
     fit.add_argument("--amp", choices=settings.AMP, help="bfloat16; auto: on GPUs that have it")
     fit.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    fit.add_argument("--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)")
+    fit.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)"
+    )
     parser.set_defaults(**settings.TrainingOptions().as_dict())
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train or resume; exit status 130 when interrupted."""
-    from hashret.data.check import drop_unreadable
-    from hashret.training.loop import train
-    from hashret.training.options import TrainingOptions
-    from hashret.training.runs import Run, create_run
+    """Train or resume; exit status 130 when interrupted, with everything saved."""
+    run_folder, options, source = _continued(args) if args.resume is not None else _new(args)
 
-    if args.resume is not None:
-        run_folder = Run(args.resume)
-        stored = run_folder.read()
-        if stored["status"] in ("done", "stopped early"):
-            raise UsageError(f"{args.resume} is finished ({stored['status']}); there is nothing to resume")
-        source = stored["source"]
-        options = dataclasses.replace(
-            TrainingOptions.from_dict(stored["options"]), device=args.device, workers=args.workers
-        )
+    from hashret.cli.options import open_readable
+    from hashret.training.loop import train
+
+    table = open_readable(**source, skipped_to=run_folder.folder / "skipped.csv", workers=options.workers)
+    result = train(table, options, run_folder, source=source, resume=args.resume is not None)
+    if args.json:
+        print(json.dumps({"run": str(run_folder.folder), **dataclasses.asdict(result)}, indent=2))
+    elif result.status == "interrupted":
+        print(f"interrupted; continue with: hashret train --resume {run_folder.folder}")
     else:
-        if args.data is None:
-            raise UsageError("no pictures named; give --data FOLDER (one folder a class), a CSV, a zip or a data set's name")
-        options = TrainingOptions(
-            **{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingOptions)}
+        print(
+            f"{result.status} after {result.epochs} epochs; {run_folder.folder} holds epoch {result.best_epoch}: "
+            f"validation mAP {result.best_map:.4f}, hit@1 {result.best_hit1:.4f}"
         )
-        source = {"data": str(args.data), "label_map": args.label_map and str(args.label_map), "on_bad": args.on_bad}
-        name = args.exp_name or f"{Path(str(args.data)).stem}_{args.code_size}"
-        run_folder = create_run(args.runs / name)
-        ...
-    return 0
+    return 130 if result.status == "interrupted" else 0
+
+
+def _new(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str, Any]]:
+    if args.data is None:
+        raise UsageError(
+            "no pictures named; give --data FOLDER (one folder a class), a CSV, a zip or a data set's name"
+        )
+    options = TrainingOptions(
+        **{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingOptions)}
+    )
+    name = args.exp_name or f"{Path(args.data).stem}_{args.code_size}"
+    # An existing path is kept absolute, so that the run can be continued from anywhere.
+    data = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
+    label_map = None if args.label_map is None else str(Path(args.label_map).absolute())
+    source = {"data": data, "label_map": label_map, "on_bad": args.on_bad}
+    return create_run(args.runs / name), options, source
+
+
+def _continued(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str, Any]]:
+    run_folder = Run(args.resume)
+    stored = run_folder.read()
+    if stored["status"] in ("done", "stopped early"):
+        raise UsageError(f"{args.resume} is finished ({stored['status']}); there is nothing to resume")
+    options = TrainingOptions.from_dict(stored["options"])
+    changed = [
+        field.name
+        for field in dataclasses.fields(TrainingOptions)
+        if field.name not in _MAY_CHANGE
+        and getattr(args, field.name) not in (field.default, getattr(options, field.name))
+    ]
+    if changed or args.data is not None:
+        flag = "--data" if args.data is not None else f"--{changed[0].replace('_', '-')}"
+        raise UsageError(f"{flag} cannot change when a run is continued; leave it out, or start another run")
+    return run_folder, dataclasses.replace(options, device=args.device, workers=args.workers), stored["source"]
 
 
 def _margin(text: str) -> Any:

@@ -1,0 +1,215 @@
+"""Retrieval scores of many queries, gathered chunk by chunk, each with the signature of the choices behind it.
+
+Shape suffixes: Q queries, N gallery items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashret.errors import UsageError
+from hashret.metrics import expectation
+from hashret.metrics.expectation import ORDERS, Denominator
+from hashret.metrics.groups import group
+
+SIGNATURE_VERSION = 1
+"""Raised whenever a score of the same name and signature would come out differently."""
+
+_DENOMINATORS: tuple[Denominator, ...] = ("min(k,relevant)", "relevant", "found")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What the caller decided before scoring; part of every signature."""
+
+    distance: str = "hamming"
+    code_size: int | None = None
+    self_match: str = "left-out-by-id"
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One score of a set of queries: the mean expected over tie orders, and in the worst and the best of them."""
+
+    name: str
+    expected: float
+    worst: float
+    best: float
+    n_queries: int
+    n_excluded: int
+    signature: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values; a score of no queries is None."""
+        values = dataclasses.asdict(self)
+        return values | {order: None if self.n_queries == 0 else values[order] for order in ORDERS}
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalScores:
+    """Per-query scores of the queries seen so far; `merge` joins chunks, indexing by name gives a `Score`.
+
+    Names: hit@k (at least one relevant in the top k; metric-learning papers say Recall@k), recall@k (share of the
+    relevant found), precision@k, map@all, map@k (over min(k, relevant)), map@k/relevant and map@k/found.
+    """
+
+    values: dict[str, npt.NDArray[np.float64]]
+    """Name -> (3, scored queries): expected, worst, best of each query, queries in the order they came."""
+    scored_Q: npt.NDArray[np.bool_]
+    """Which of the queries were scored: those with at least one relevant item."""
+    choices: Choices
+
+    @staticmethod
+    def merge(chunks: Iterable[RetrievalScores]) -> RetrievalScores:
+        """All queries of the chunks, in order; UsageError unless the chunks were scored alike."""
+        parts = list(chunks)
+        if not parts:
+            raise UsageError("There are no scores to merge, expected at least one chunk.")
+        if any(part.values.keys() != parts[0].values.keys() or part.choices != parts[0].choices for part in parts):
+            raise UsageError("The chunks were scored with different cutoffs or choices, expected the same for all.")
+        return RetrievalScores(
+            {name: np.concatenate([part.values[name] for part in parts], axis=1) for name in parts[0].values},
+            np.concatenate([part.scored_Q for part in parts]),
+            parts[0].choices,
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the scores."""
+        return list(self.values)
+
+    @property
+    def n_queries(self) -> int:
+        """Queries scored."""
+        return int(self.scored_Q.sum())
+
+    @property
+    def n_excluded(self) -> int:
+        """Queries left out because nothing in their gallery is relevant."""
+        return int((~self.scored_Q).sum())
+
+    @property
+    def top1(self) -> float:
+        """Expected share of queries whose nearest item is relevant: hit@1. UsageError unless 1 is among the ks."""
+        return self["hit@1"].expected
+
+    def per_query(self, name: str, order: str = "expected") -> npt.NDArray[np.float64]:
+        """One value for each scored query, for intervals and paired comparisons."""
+        if order not in ORDERS:
+            raise UsageError(f"The tie order is {order!r}, expected one of {', '.join(ORDERS)}.")
+        values: npt.NDArray[np.float64] = self._named(name)[ORDERS.index(order)]
+        return values
+
+    def __getitem__(self, name: str) -> Score:
+        values = self._named(name)
+        expected, worst, best = values.mean(axis=1) if values.shape[1] else (np.nan, np.nan, np.nan)
+        return Score(
+            name, float(expected), float(worst), float(best), self.n_queries, self.n_excluded, self.signature(name)
+        )
+
+    def signature(self, name: str) -> str:
+        """The choices behind a score, as one string that travels with it."""
+        self._named(name)
+        kind, _, rest = name.partition("@")
+        cutoff, _, denominator = rest.partition("/")
+        if kind == "map":
+            denominator = denominator or ("relevant" if cutoff == "all" else "min(k,relevant)")
+        else:
+            denominator = {"hit": "queries", "recall": "relevant", "precision": "k"}[kind]
+        parts = [
+            kind,
+            f"cutoff:{cutoff}",
+            f"denominator:{denominator}",
+            "ties:exact-expectation",
+            f"self:{self.choices.self_match}",
+            "no-relevant:excluded",
+            f"distance:{self.choices.distance}",
+        ]
+        if self.choices.code_size is not None:
+            parts.append(f"bits:{self.choices.code_size}")
+        return "|".join([*parts, f"hashret-metrics:{SIGNATURE_VERSION}"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every score with its signature, JSON-ready."""
+        return {
+            "n_queries": self.n_queries,
+            "n_excluded": self.n_excluded,
+            "scores": {name: self[name].as_dict() for name in self.values},
+        }
+
+    def _named(self, name: str) -> npt.NDArray[np.float64]:
+        if name not in self.values:
+            raise UsageError(f"There is no score {name!r}, expected one of {', '.join(self.values)}.")
+        return self.values[name]
+
+
+def retrieval_scores(
+    distances_QN: npt.ArrayLike,
+    relevant_QN: npt.ArrayLike,
+    valid_QN: npt.ArrayLike | None = None,
+    ks: Sequence[int] = (1, 5, 10),
+    map_cutoffs: Sequence[int | None] = (None,),
+    choices: Choices | None = None,
+) -> RetrievalScores:
+    """Scores of a chunk of queries, exact under ties: hit@k, recall@k and precision@k for `ks`, mAP for the cutoffs.
+
+    distances (Q, N): smaller is nearer; whole numbers (Hamming) or finite floats (1 - cosine), equal ones are tied.
+    relevant (Q, N) bool. valid (Q, N) bool: False takes an item out of that query's gallery (itself, for instance, by
+    id and never by distance 0). map_cutoffs: None scores the whole ranking. Queries with nothing relevant are excluded
+    and counted. UsageError for arrays that do not fit together or cutoffs below 1.
+
+    >>> scores = retrieval_scores([[0, 1, 1]], [[False, True, False]], ks=(1, 2))
+    >>> [round(score, 6) for score in (scores["hit@2"].expected, scores["map@all"].worst, scores["map@all"].best)]
+    [0.5, 0.333333, 0.5]
+    """
+    for k in (*ks, *(cutoff for cutoff in map_cutoffs if cutoff is not None)):
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise UsageError(f"A cutoff is {k!r}, expected a whole number from 1.")
+    groups = group(distances_QN, relevant_QN, valid_QN)
+    scored = groups.n_relevant_Q > 0
+    groups = groups.select(scored)
+    values: dict[str, npt.NDArray[np.float64]] = {}
+    for k in ks:
+        values[f"hit@{k}"] = expectation.hit(groups, k)
+        values[f"recall@{k}"] = expectation.recall(groups, k)
+        values[f"precision@{k}"] = expectation.precision(groups, k)
+    for cutoff in map_cutoffs:
+        if cutoff is None:
+            values["map@all"] = expectation.average_precision(groups, None, "relevant")
+            continue
+        for denominator in _DENOMINATORS:
+            name = f"map@{cutoff}" if denominator == "min(k,relevant)" else f"map@{cutoff}/{denominator}"
+            values[name] = expectation.average_precision(groups, cutoff, denominator)
+    return RetrievalScores(values, scored, choices or Choices())
+
+
+def leave_one_out_top1(
+    nearest_ids: Sequence[Any] | npt.NDArray[Any],
+    labels: Sequence[Any] | npt.NDArray[Any],
+    ids: Sequence[Any] | npt.NDArray[Any] | None = None,
+) -> float:
+    """Share of items whose nearest other item carries their own label.
+
+    nearest_ids: for every item the id of its nearest other item; ids: the items' own ids (0, 1, 2 .. by default).
+    UsageError when an item is its own nearest, or an id is unknown.
+
+    >>> leave_one_out_top1([2, 3, 4, 3], ["dog", "dog", "cat", "cat"], ids=[1, 2, 3, 4])
+    0.75
+    """
+    own = list(range(len(labels))) if ids is None else list(ids)
+    if not len(nearest_ids) == len(labels) == len(own) or not own:
+        raise UsageError(
+            f"There are {len(nearest_ids)} nearest ids, {len(labels)} labels and {len(own)} ids, expected as many of each."
+        )
+    label_of = dict(zip(own, labels, strict=True))
+    right = 0
+    for item, nearest in zip(own, nearest_ids, strict=True):
+        if nearest == item or nearest not in label_of:
+            raise UsageError(f"The nearest item of {item!r} is {nearest!r}, expected the id of another item.")
+        right += bool(label_of[nearest] == label_of[item])
+    return right / len(own)

@@ -83,6 +83,6 @@ def test_every_rule_has_a_name() -> None:
 
 def test_auto_margin_is_in_bits() -> None:
     assert auto_margin(task="closed", code_size=64, activation_range=2.0) == 16 * 4
-    assert auto_margin(task="unseen", code_size=64, activation_range=2.0) == 2 * 4
-    assert auto_margin(task="unseen", code_size=64, activation_range=1.0) == 2
+    assert auto_margin(task="unseen", code_size=64, activation_range=2.0) == 4 * 4
+    assert auto_margin(task="unseen", code_size=64, activation_range=1.0) == 4
     assert math.isclose(auto_margin(task="unseen", code_size=4, activation_range=2.0), 4.0)

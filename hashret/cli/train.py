@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hashret.cli.options import add_data_arguments, open_table
+from hashret.cli.options import add_data_arguments
 from hashret.errors import UsageError
 from hashret.training import options as settings
 from hashret.training.options import TrainingOptions
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--triplet_margin",
         type=_margin,
         help="in squared Euclidean distance of the activations, 4 a bit with tanh; auto: a quarter of the code for a closed "
-        "set of classes, 2 bits when classes to search for are unseen (default: %(default)s)",
+        "set of classes, 4 bits when classes to search for are unseen (default: %(default)s)",
     )
     code.add_argument("--mining", choices=settings.MINING_RULES, help="which triplets count (default: %(default)s)")
     code.add_argument(
@@ -74,8 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=int, metavar="PX", help="side of the network's input (default: %(default)s)"
     )
     model.add_argument("--resize", choices=settings.RESIZES, help="how pictures are made square (default: %(default)s)")
-    model.add_argument("--mean", type=_three, metavar="R,G,B", help="of pixels in 0..1, where the weights do not say")
-    model.add_argument("--std", type=_three, metavar="R,G,B", help="likewise")
+    model.add_argument(
+        "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels in 0..1, where the weights do not say"
+    )
+    model.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="likewise")
 
     fit = parser.add_argument_group("optimisation")
     fit.add_argument("--epochs", type=int, help="(default: %(default)s)")
@@ -169,13 +171,3 @@ def _margin(text: str) -> Any:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'auto'") from None
-
-
-def _three(text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers, such as 0.5,0.5,0.5")
-    return values

@@ -1,1 +1,6 @@
-"""A model and a table, or an index and labels, to scores."""
+"""A model and a table, or codes and labels, to scores that say what they mean.
+
+gallery.py   which gallery pictures count for which query
+compare.py   representations of the same pictures, scored side by side
+controls.py  what a model has to beat: raw pixels and a network that has learnt nothing
+"""

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from hashret.model.preprocess import Preprocess
 
+
 def augmentation(preset: str, preprocess: Preprocess) -> Callable[[Image.Image], torch.Tensor]:
     """A random transform from an RGB picture to pixels, uint8 (3, S, S), for `Preprocess.normalise`.
 

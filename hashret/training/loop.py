@@ -7,7 +7,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from hashret.data.samplers import PKSampler
 from hashret.data.table import PictureTable
 from hashret.errors import TrainingError
 from hashret.model.device import pick_device
+from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
 from hashret.training.augmentation import augmentation
 from hashret.training.interrupt import Interrupt, noticing_interrupts
@@ -61,12 +62,19 @@ class _Progress:
     totals: dict[str, float] = field(default_factory=dict)
 
 
-def train(table: PictureTable, options: TrainingOptions, run: Run, *, resume: bool = False) -> TrainingResult:
+def train(
+    table: PictureTable,
+    options: TrainingOptions,
+    run: Run,
+    *,
+    source: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> TrainingResult:
     """Train a hash model on the training rows of `table` into the folder of `run`.
 
     The best epoch by validation mAP (all ranks, expected over tie orders) is the run's model. On one machine's CPU the
     same table and settings give the same bytes, whatever the number of loader workers and however often the run was
-    interrupted and resumed. TrainingError for data that cannot be trained on, before the first epoch.
+    interrupted and resumed. `source` is how the table was opened, kept in run.json for --resume. TrainingError for data that cannot be trained on, before the first epoch.
     """
     split = split_for_training(table, task=options.task, validation=options.validation, seed=options.seed)
     labels_N, class_names = split.train.class_ids()
@@ -77,7 +85,7 @@ def train(table: PictureTable, options: TrainingOptions, run: Run, *, resume: bo
         loop = _Loop(run, options, split, hasher, labels_N, device)
         if resume:
             loop.restore(run.load_state(device))
-        _describe(loop, split, table)
+        _describe(loop, split, table, source)
         return loop.run_epochs(interrupt)
 
 
@@ -112,8 +120,13 @@ class _Loop:
             pictures_per_class=options.pictures_per_class,
             seed=options.seed,
         )
+        self.validation_loader = PictureLoader(split.validation, hasher.preprocess.pixels, workers=options.workers)
+        self.validation_labels_N = split.validation.class_ids()[0]
         self.loader = PictureLoader(
-            split.train, augmentation(options.augment, hasher.preprocess), workers=options.workers, pin_memory=device.type == "cuda"
+            split.train,
+            augmentation(options.augment, hasher.preprocess),
+            workers=options.workers,
+            pin_memory=device.type == "cuda",
         )
         self.optimizer = build_optimizer(
             options.optimizer,
@@ -134,7 +147,7 @@ class _Loop:
     def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
         """Train to the last epoch, an early stop or an interruption."""
         status = "done"
-        with tensorboardX.SummaryWriter(str(self.run.folder)) as writer:
+        with self.loader, self.validation_loader, tensorboardX.SummaryWriter(str(self.run.folder)) as writer:
             while self.progress.epoch < self.options.epochs:
                 started = time.perf_counter()
                 finished = self.run_epoch(interrupt, writer)
@@ -187,7 +200,10 @@ class _Loop:
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             logits, _ = self.network(pictures)
         result = triplet_loss(
-            self.network.activate(logits.float()), labels.to(self.device), margin=self.margin, mining=self.options.mining
+            self.network.activate(logits.float()),
+            labels.to(self.device),
+            margin=self.margin,
+            mining=self.options.mining,
         )
         loss = result.loss.item()
         if not math.isfinite(loss):
@@ -210,7 +226,7 @@ class _Loop:
         """Validate, log, keep the model if it is the best so far, and save the state."""
         started = time.perf_counter()
         progress = self.progress
-        validation = validate(self.hasher, self.split.validation, workers=self.options.workers)
+        validation = validate(self.hasher, self.validation_loader, self.validation_labels_N)
         progress.epoch += 1
         means = {name: total / max(progress.batch, 1) for name, total in progress.totals.items()}
         progress.batch, progress.totals = 0, {}
@@ -222,7 +238,7 @@ class _Loop:
             progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, validation.map, validation.hit1
             self.save_model(self.run.folder, validation)
         if self.options.keep_epochs:
-            self.save_model(self.run.epoch_folder(progress.epoch), validation)
+            self.save_model(epoch_folder(self.run.folder, progress.epoch), validation)
         self.run.log(
             {
                 "epoch": progress.epoch,
@@ -275,7 +291,9 @@ class _Loop:
     def record_status(self, result: TrainingResult) -> None:
         """Write how the run stands into run.json."""
         document = self.run.read()
-        self.run.write({**document, "status": result.status, "result": vars(result), "seconds": round(self.progress.seconds, 1)})
+        self.run.write(
+            {**document, "status": result.status, "result": vars(result), "seconds": round(self.progress.seconds, 1)}
+        )
 
 
 def _build_hasher(options: TrainingOptions, split: TrainingSplit) -> Hasher:
@@ -293,7 +311,7 @@ def _build_hasher(options: TrainingOptions, split: TrainingSplit) -> Hasher:
     return hasher
 
 
-def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable) -> None:
+def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Mapping[str, Any] | None) -> None:
     """Say and store what is about to be trained."""
     _log.info(
         "task %s: %d training pictures of %d classes; validation on %d pictures (%s); margin %g (%g bits)",
@@ -310,7 +328,7 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable) -> None:
             "format": 1,
             "status": "running",
             "data": table.name,
-            "data_digest": table.digest(),
+            "source": None if source is None else dict(source),
             "options": loop.options.as_dict(),
             "task": split.task,
             "margin": loop.margin,

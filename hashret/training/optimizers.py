@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+
 def build_optimizer(
     name: str, backbone: nn.Module, head: nn.Module, *, lr: float, head_lr_factor: float, weight_decay: float
 ) -> torch.optim.Optimizer:

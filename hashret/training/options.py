@@ -91,6 +91,11 @@ class TrainingOptions:
         """The inverse of `as_dict`; TrainingError for settings that this version does not know."""
         unknown = set(stored) - {field.name for field in fields(cls)}
         if unknown:
-            raise TrainingError(f"the run was made with settings this version does not know: {', '.join(sorted(unknown))}")
-        as_tuples = {key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value for key, value in stored.items()}
+            raise TrainingError(
+                f"the run was made with settings this version does not know: {', '.join(sorted(unknown))}"
+            )
+        as_tuples = {
+            key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            for key, value in stored.items()
+        }
         return cls(**as_tuples)

@@ -6,6 +6,8 @@
     epochs/003/         the model after epoch 3, with --keep-epochs
     resume/state.pt     everything that going on needs; removed when the run is done
     events.out.…        tensorboard scalars
+
+Torch is loaded only where a state is saved or read: `hashret runs` starts at once.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from hashret.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
 
 RUN_FILE = "run.json"
 
@@ -41,18 +44,18 @@ class Run:
         """The state that --resume needs."""
         return self.folder / "resume" / "state.pt"
 
-    def epoch_folder(self, epoch: int) -> Path:
-        """Where the model after `epoch` (counted from 1) is kept."""
-        return self.folder / "epochs" / f"{epoch:03d}"
-
     def read(self) -> dict[str, Any]:
         """The content of run.json."""
         try:
             document: dict[str, Any] = json.loads((self.folder / RUN_FILE).read_text("utf-8"))
         except FileNotFoundError:
-            raise TrainingError(f"{self.folder} is no training run (it has no {RUN_FILE}); see `hashret runs`") from None
+            raise TrainingError(
+                f"{self.folder} is no training run (it has no {RUN_FILE}); see `hashret runs`"
+            ) from None
         except (OSError, ValueError) as error:
-            raise TrainingError(f"{self.folder / RUN_FILE} cannot be read: {error}; the run cannot be continued") from None
+            raise TrainingError(
+                f"{self.folder / RUN_FILE} cannot be read: {error}; the run cannot be continued"
+            ) from None
         return document
 
     def write(self, document: dict[str, Any]) -> None:
@@ -73,12 +76,16 @@ class Run:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the state to resume from."""
+        import torch
+
         self.state_path.parent.mkdir(exist_ok=True)
         with replacing(self.state_path) as path:
             torch.save(state, path)
 
     def load_state(self, device: torch.device) -> dict[str, Any]:
         """The saved state, tensors on `device`."""
+        import torch
+
         if not self.state_path.exists():
             raise TrainingError(f"{self.folder} has nothing to resume: the run is done, or its first epoch never ended")
         try:

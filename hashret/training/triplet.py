@@ -48,8 +48,8 @@ def auto_margin(*, task: str, code_size: int, activation_range: float) -> float:
     """The margin that `--margin auto` stands for, in squared distance of the activations.
 
     A closed set may push its classes far apart, so a quarter of the code: random codes are half of it apart. Unseen
-    classes need the room between the known ones: 2 bits. One bit is `activation_range` squared: 4 for tanh (-1..1), 1 for
+    classes need the room between the known ones: 4 bits. One bit is `activation_range` squared: 4 for tanh (-1..1), 1 for
     sigmoid (0..1).
     """
-    bits = code_size / 4 if task == "closed" else min(2.0, code_size / 4)
+    bits = code_size / 4 if task == "closed" else min(4.0, code_size / 4)
     return bits * activation_range**2

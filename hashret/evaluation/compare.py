@@ -1,0 +1,97 @@
+"""Representations of the same pictures, scored side by side under one rule.
+
+Shape suffixes: Q queries, N gallery pictures, B bytes of a code, D numbers of a feature vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from hashret import hamming
+from hashret.data.table import PictureTable
+from hashret.errors import UsageError
+from hashret.evaluation.gallery import GalleryRule
+from hashret.metrics import Choices, RetrievalScores, bootstrap_interval, retrieval_scores
+
+_PAIRS_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Representation:
+    """What stands for the pictures: packed codes (`code_size` given), or vectors of length 1 compared by cosine."""
+
+    name: str
+    queries: NDArray[Any]
+    gallery: NDArray[Any]
+    code_size: int | None = None
+
+    def distances(self, rows: slice) -> NDArray[Any]:
+        """Distances (rows, N) of some queries: Hamming, or 1 - cosine."""
+        if self.code_size is not None:
+            return hamming.distances(self.gallery, self.queries[rows])
+        cosine_QN: NDArray[np.float32] = self.queries[rows].astype(np.float32) @ self.gallery.astype(np.float32).T
+        return np.float32(1) - cosine_QN
+
+    @property
+    def distance_name(self) -> str:
+        """The distance as signatures name it."""
+        return "cosine" if self.code_size is None else "hamming"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of one representation."""
+
+    name: str
+    scores: RetrievalScores
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name, scores with signatures and hit@1's 95 % interval (bootstrap over queries), as JSON values."""
+        interval = None
+        if self.scores.n_queries and "hit@1" in self.scores.names:
+            interval = bootstrap_interval(self.scores.per_query("hit@1"))
+        return {"name": self.name, **self.scores.as_dict(), "hit@1_interval_95": interval}
+
+
+def compare(
+    representations: Sequence[Representation],
+    queries: PictureTable,
+    gallery: PictureTable,
+    rule: GalleryRule,
+    *,
+    ks: Sequence[int] = (1, 10),
+    map_cutoffs: Sequence[int | None] = (None, 10),
+) -> list[Result]:
+    """The scores of every representation: row q of each is picture q of `queries`, likewise for the gallery.
+
+    A gallery picture is relevant when its label is the query's; one without a label never is. UsageError when a query has no label or
+    there are no queries.
+    """
+    if not len(queries):
+        raise UsageError("there are no queries to score; check --split")
+    if "" in queries.labels:
+        raise UsageError(
+            f"{queries.labels.count('')} queries have no label, so nothing can be right; score labelled pictures"
+        )
+    query_labels, gallery_labels = np.array(queries.labels), np.array(gallery.labels)
+    step = max(1, _PAIRS_AT_ONCE // max(1, len(gallery)))
+    chunks: list[list[RetrievalScores]] = [[] for _ in representations]
+    bar = tqdm(total=len(queries), desc="scoring", unit="query", disable=None, delay=2, leave=False)
+    with bar:
+        for start in range(0, len(queries), step):
+            rows = slice(start, min(start + step, len(queries)))
+            relevant_QN = query_labels[rows, None] == gallery_labels[None, :]
+            valid_QN = rule.valid(queries.select(np.arange(rows.start, rows.stop)), gallery)
+            for each, parts in zip(representations, chunks, strict=True):
+                choices = Choices(each.distance_name, each.code_size, rule.signature)
+                parts.append(retrieval_scores(each.distances(rows), relevant_QN, valid_QN, ks, map_cutoffs, choices))
+            bar.update(rows.stop - rows.start)
+    return [
+        Result(each.name, RetrievalScores.merge(parts)) for each, parts in zip(representations, chunks, strict=True)
+    ]

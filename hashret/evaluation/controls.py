@@ -1,0 +1,37 @@
+"""What a model has to beat: raw 32×32 pixels, and a network of its own kind that has learnt nothing."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hashret.data.table import PictureTable
+from hashret.data.turntable.rule import raw_pixels
+from hashret.encoding import encode_table
+from hashret.images import read_picture
+from hashret.model.hasher import Hasher
+from hashret.model.network import HashNet
+
+
+def pixel_vectors(table: PictureTable) -> NDArray[np.float32]:
+    """Vectors of length 1, float32 (N, 3072): every picture at 32×32 pixels, less its mean."""
+
+    def vector(row: int) -> NDArray[np.float32]:
+        return raw_pixels(read_picture(table.paths[row], box=table.box(row), smallest_side=64))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(vector, range(len(table)))))
+
+
+def untrained_features(hasher: Hasher, table: PictureTable, *, workers: int | None = None) -> NDArray[np.float32]:
+    """Pooled features, float32 (N, D), of a network of the same architecture with random weights (seed 0)."""
+    network = hasher.network
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        untrained = HashNet(network.backbone_name, 1, image_size=network.image_size, stem=network.stem)
+    control = Hasher(untrained, hasher.preprocess, device=hasher.device)
+    return encode_table(control, table, what=("features",), workers=workers).features

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import hashret
-from hashret import codes
+from hashret import codes, images
 from hashret.errors import ModelError, UsageError
 from hashret.model import folder as model_folder
 from hashret.model import weights as weight_sources
@@ -403,8 +403,6 @@ def _load_exactly(where: Path, network: HashNet, tensors: dict[str, torch.Tensor
 
 
 def _open(picture: object) -> Image.Image:
-    from hashret import images
-
     if isinstance(picture, str | Path):
         return images.read_picture(picture)
     if isinstance(picture, Image.Image):

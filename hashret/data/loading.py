@@ -1,0 +1,234 @@
+"""Pictures of a table, decoded and transformed in worker processes, batch by batch.
+
+What comes out does not depend on the number of workers: order, pixels and random augmentation are fixed by the rows and the
+seed. A picture that cannot be read comes back as a value; whoever consumes the batches decides what it means.
+
+Workers are started by a fork server (by spawning on Windows): forking a process in which torch or numba run threads can
+hang. As with every such start, a script that uses workers needs its `if __name__ == "__main__":`. Batches return through
+pipes as plain arrays, not through shared memory, which containers keep as small as 64 MB.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from hashret import images
+from hashret.data.table import PictureTable
+from hashret.errors import DataError, ImageError, UsageError
+
+Transform = Callable[[Image.Image], torch.Tensor]
+
+SMALL_JOB = 256
+"""Jobs of fewer pictures are done in this process by default: starting workers takes longer."""
+MAX_DEFAULT_WORKERS = 16
+
+_Key = tuple[int, int | None]
+
+
+class BadPicture(NamedTuple):
+    """A picture that could not be read: its row, its path, and the sentence that says why."""
+
+    row: int
+    path: str
+    message: str
+
+
+class Batch(NamedTuple):
+    """Rows (n,) int64 and their transformed pictures (n, ...), in the order asked for, without those in `bad`."""
+
+    rows: torch.Tensor
+    pictures: torch.Tensor
+    bad: list[BadPicture]
+
+
+def default_workers(pictures: int | None = None) -> int:
+    """How many worker processes a job of so many pictures gets: one a usable core up to 16; none for small jobs or one core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores == 1 or (pictures is not None and pictures < SMALL_JOB):
+        return 0
+    return min(cores, MAX_DEFAULT_WORKERS)
+
+
+def row_batches(rows: int | npt.NDArray[np.int64], batch_size: int) -> list[npt.NDArray[np.int64]]:
+    """`rows` (an array, or a count for 0, 1, 2 …) cut into batches of `batch_size`, the last one shorter."""
+    if batch_size < 1:
+        raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
+    numbers = np.arange(rows, dtype=np.int64) if isinstance(rows, int) else rows
+    return [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+
+
+class PictureLoader:
+    """Batches of a table's pictures through `transform`, a callable from a PIL RGB picture to a tensor.
+
+    The box of a row is cut out before the transform. `workers` is a number of processes, 0 for this one, or None for
+    `default_workers`. Workers are started at the first use and stay until `close` (or the end of a `with`); `transform`
+    must pickle, and take its randomness from torch alone. `pin_memory` readies batches for copying to a GPU.
+    """
+
+    def __init__(
+        self, table: PictureTable, transform: Transform, *, workers: int | None = None, pin_memory: bool = False
+    ) -> None:
+        if workers is not None and workers < 0:
+            raise UsageError(f"the number of workers is {workers}; it must be 0 or more")
+        self._dataset = _Pictures(table, transform)
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._plan = _Plan()
+        self._loader: DataLoader[Any] | None = None
+        self._loader_workers = -1
+
+    def __enter__(self) -> PictureLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the worker processes; the loader can be used again and starts new ones then."""
+        self._loader = None
+        self._loader_workers = -1
+
+    def read(
+        self,
+        batches: Iterable[npt.ArrayLike],
+        *,
+        seed: int | Sequence[int] | None = None,
+        skip: int = 0,
+    ) -> Iterator[Batch]:
+        """One Batch for each of `batches`, each an array of rows; unreadable pictures are in `Batch.bad`.
+
+        With `seed` (whole numbers of 0 or more), torch's generator is seeded for each picture from seed, the number of its
+        batch and its place there, and put back afterwards. `skip` is the number of the first batch, for going on where an
+        earlier call stopped. Only one call may be under way at a time.
+        """
+        planned = [np.asarray(batch, dtype=np.int64) for batch in batches]
+        for batch in planned:
+            if batch.size and not 0 <= batch.min() <= batch.max() < len(self._dataset):
+                raise DataError(f"row {batch.max()} was asked for; the table has rows 0 to {len(self._dataset) - 1}")
+        entropy = None if seed is None else [seed] if isinstance(seed, int) else list(seed)
+        self._plan.keys = [_keys(batch, entropy, skip + number) for number, batch in enumerate(planned)]
+        workers = self._workers if self._workers is not None else default_workers(sum(map(len, planned)))
+        with warnings.catch_warnings():
+            # More workers than cores were asked for on purpose.
+            warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+            answers = iter(self._loader_with(workers))
+        for rows, pictures, bad in answers:
+            yield Batch(self._tensor(rows), self._tensor(pictures), bad)
+
+    def batches(
+        self, batches: Iterable[npt.ArrayLike], *, seed: int | Sequence[int] | None = None, skip: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(rows, pictures) for each of `batches`, as `read` has it; raises ImageError at the first unreadable picture."""
+        for batch in self.read(batches, seed=seed, skip=skip):
+            if batch.bad:
+                raise ImageError(batch.bad[0].message)
+            yield batch.rows, batch.pictures
+
+    def _loader_with(self, workers: int) -> DataLoader[Any]:
+        if self._loader is None or self._loader_workers != workers:
+            options: dict[str, Any] = {}
+            if workers:
+                options = {
+                    "multiprocessing_context": _context(),
+                    "persistent_workers": True,
+                    "prefetch_factor": 2,
+                    "worker_init_fn": _leave_interrupts_to_the_parent,
+                }
+            self._loader = DataLoader(
+                self._dataset,
+                batch_sampler=self._plan,
+                num_workers=workers,
+                collate_fn=_collate,
+                # DataLoader draws a seed it has no use for here: not from torch's global generator.
+                generator=torch.Generator(),
+                **options,
+            )
+            self._loader_workers = workers
+        return self._loader
+
+    def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self._pin_memory else tensor
+
+
+class _Plan:
+    """The keys of the batches under way: DataLoader's batch sampler, replaced for each call."""
+
+    def __init__(self) -> None:
+        self.keys: list[list[_Key]] = []
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class _Pictures(Dataset[Any]):
+    """Key (row, seed) to (row, transformed picture as an array) or a BadPicture. Holds no more than workers need."""
+
+    def __init__(self, table: PictureTable, transform: Transform) -> None:
+        self._paths = table.paths
+        boxes = [table.box(row) for row in range(len(table))]
+        self._boxes = boxes if any(boxes) else None
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, key: _Key) -> tuple[int, npt.NDArray[Any]] | BadPicture:
+        row, seed = key
+        path = self._paths[row]
+        try:
+            picture = images.read_picture(path, self._boxes[row] if self._boxes else None)
+        except ImageError as error:
+            return BadPicture(row, path, str(error))
+        if seed is None:
+            return row, self._transform(picture).numpy()
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the GPUs of this process too.
+            torch.default_generator.manual_seed(seed)
+            return row, self._transform(picture).numpy()
+
+
+def _keys(rows: npt.NDArray[np.int64], entropy: list[int] | None, number: int) -> list[_Key]:
+    if entropy is None:
+        return [(row, None) for row in rows.tolist()]
+    seeds = np.random.SeedSequence([*entropy, number]).generate_state(len(rows), np.uint64) >> np.uint64(1)
+    return list(zip(rows.tolist(), seeds.tolist(), strict=True))
+
+
+def _collate(
+    samples: list[tuple[int, npt.NDArray[Any]] | BadPicture],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any], list[BadPicture]]:
+    bad = [sample for sample in samples if isinstance(sample, BadPicture)]
+    good = [sample for sample in samples if not isinstance(sample, BadPicture)]
+    rows = np.array([row for row, _ in good], dtype=np.int64)
+    pictures = np.stack([picture for _, picture in good]) if good else np.empty((0,), dtype=np.uint8)
+    return rows, pictures, bad
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; only the parent acts on it, and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _context() -> Any:
+    if sys.platform == "win32":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Imported once in the server, which every worker is then forked from.
+    context.set_forkserver_preload(["hashret.data.loading", "torchvision.transforms.v2"])
+    return context

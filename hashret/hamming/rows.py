@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from hashret.codes import Bits, Codes
 from hashret.hamming import threads, words
+from hashret.hamming.merge import Found, merge
 
 BLOCK_ROWS = 256
 """Rows whose minimum is taken at once."""
@@ -198,7 +199,6 @@ def write_within(block_words, first_row, alive, queries, width, radius, places, 
                         out_rows[place] = first_row + start + i
 
 
-Found = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 FoundWithin = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 
@@ -224,17 +224,6 @@ def search(gallery_NB: Codes, queries_QB: Codes, k: int, alive: Bits | None, n_t
         merged = merge(parts[i * len(row_parts) : (i + 1) * len(row_parts)], k)
         found_distances[group, : merged[0].shape[1]], found_rows[group, : merged[1].shape[1]] = merged
     return found_distances, found_rows
-
-
-def merge(parts: list[Found], k: int) -> Found:
-    """The k nearest of answers over consecutive parts of a gallery, in part order; -1 stays at the end."""
-    if len(parts) == 1:
-        return parts[0]
-    distances = np.concatenate([part[0] for part in parts], axis=1)
-    rows = np.concatenate([part[1] for part in parts], axis=1)
-    # As unsigned, -1 is the largest distance. A stable sort keeps earlier parts, whose rows are earlier, first.
-    order = np.argsort(distances.view(np.uint32), axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def _search_part(gallery: Codes, part: slice, queries: words.Words, k: int, alive: Bits | None) -> Found:

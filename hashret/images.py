@@ -78,8 +78,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 def is_picture_name(name: str | os.PathLike[str]) -> bool:
     """Whether a file of this name is taken for a picture: a known suffix, and no hidden file (".x", "._x.jpg")."""
     base = os.fspath(name).replace("\\", "/").rpartition("/")[2]
-    suffix = "." + base.rpartition(".")[2].lower()
-    return not base.startswith(".") and suffix in PICTURE_SUFFIXES
+    stem, dot, suffix = base.rpartition(".")
+    return not base.startswith(".") and stem != "" and dot + suffix.lower() in PICTURE_SUFFIXES
 
 
 def split_zip_path(path: str) -> tuple[str, str] | None:
@@ -374,8 +374,5 @@ def _name_encoding(raw: bytes) -> str:
 
 
 def _in_ks_x_1001(character: str) -> bool:
-    try:
-        character.encode("euc_kr")
-    except UnicodeEncodeError:
-        return False
-    return True
+    # Python's euc_kr spells a syllable outside the standard with eight bytes, out of its letters.
+    return len(character.encode("euc_kr", "ignore")) == 2

@@ -16,7 +16,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -195,18 +197,18 @@ class PictureTable:
         cls, text: str, name: str, locate: Callable[[str], str], *, allow_duplicates: bool = False
     ) -> PictureTable:
         """The table in a CSV's text; `locate` turns a path as written into one that can be opened."""
-        header, columns, lines = _parse(text, name)
+        header, columns = _parse(text, name)
         for required in ("id", "path"):
             if required not in header:
                 raise DataError(
                     f"{name} has no column {required!r} (found {', '.join(header)}); the first line must name the "
                     "columns: id,path and, where known, label,split"
                 )
-        n = len(lines)
+        n = len(columns[0])
         fields = dict(zip(header, columns, strict=True))
         for required in ("id", "path"):
             if "" in fields[required]:
-                line = lines[fields[required].index("")]
+                line = _line(text, fields[required].index(""))
                 raise DataError(f"{name}, line {line}: the {required} is empty; give every picture one")
         table = cls(
             ids=fields["id"],
@@ -227,12 +229,11 @@ class PictureTable:
         folder = str(target.parent).rstrip(os.sep) + os.sep
         columns = self._columns()
         columns["path"] = [_written(path, folder) for path in self.paths]
-        buffer = io.StringIO(newline="")
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        text = _csv(columns, csv.QUOTE_MINIMAL)
+        if "\r" in text:  # which the csv module, ending lines with "\n", leaves bare
+            text = _csv(columns, csv.QUOTE_ALL)
         try:
-            content = buffer.getvalue().encode("utf-8")
+            content = text.encode("utf-8")
         except UnicodeEncodeError as error:
             bad = error.object[max(0, error.start - 40) : error.end].rpartition("\n")[2]
             raise DataError(
@@ -253,7 +254,8 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises DataError when the columns are others, or one label is given two classes.
     """
     name = str(path)
-    header, columns, lines = _parse(_text(Path(path)), name)
+    text = _text(Path(path))
+    header, columns = _parse(text, name)
     for old, new in LABEL_MAP_COLUMNS:
         if old in header and new in header:
             break
@@ -261,11 +263,11 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
         raise DataError(f"{name} has the columns {', '.join(header)}; a label map has the columns label,class")
     mapping: dict[str, str] = {}
     olds, news = columns[header.index(old)], columns[header.index(new)]
-    for line, label, merged in zip(lines, nfc(olds), nfc(news), strict=True):
+    for row, (label, merged) in enumerate(zip(nfc(olds), nfc(news), strict=True)):
         label, merged = label.strip(), merged.strip()
         if mapping.setdefault(label, merged) != merged:
             raise DataError(
-                f"{name}, line {line}: {label!r} is mapped to {merged!r} and, further up, to {mapping[label]!r}; keep one"
+                f"{name}, line {_line(text, row)}: {label!r} is mapped to {merged!r} and, above, to {mapping[label]!r}"
             )
     return mapping
 
@@ -296,17 +298,25 @@ def decode_csv(content: bytes, name: str) -> str:
         ) from error
 
 
-def _parse(text: str, name: str) -> tuple[list[str], list[list[str]], list[int]]:
-    """(header, columns, the line on which each row ends); core column names in lower case."""
-    rows: list[list[str]] = []
-    lines: list[int] = []
+def _parse(text: str, name: str) -> tuple[list[str], list[list[str]]]:
+    """(header, columns); core column names in lower case, blank lines left out."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: list[list[str]] = []
+    ragged: list[str] | None = None
+    n_rows = 0
     try:
         header = next(reader, [])
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(reader.line_num)
+        columns = [[] for _ in header]
+        # Turned into columns batch by batch: a million little lists would keep the garbage collector busy for seconds.
+        while ragged is None and (batch := list(islice(reader, 4096))):
+            rows = [row for row in batch if row]
+            if {len(row) for row in rows} - {len(header)}:
+                at = next(i for i, row in enumerate(rows) if len(row) != len(header))
+                ragged, n_rows = rows[at], n_rows + at
+                break
+            for column, values in zip(columns, zip(*rows, strict=True), strict=bool(rows)):
+                column.extend(values)
+            n_rows += len(rows)
     except csv.Error as error:
         raise DataError(f"{name}, line {reader.line_num}: not readable as CSV ({error}); quote or repair it") from error
     if not header:
@@ -318,11 +328,27 @@ def _parse(text: str, name: str) -> tuple[list[str], list[list[str]], list[int]]
     twice = [column for column, count in Counter(header).items() if count > 1]
     if twice:
         raise DataError(f"{name}: the column {twice[0]!r} occurs twice; rename or remove one")
-    width = len(header)
-    if any(len(row) != width for row in rows):
-        line, row = next((line, row) for line, row in zip(lines, rows, strict=True) if len(row) != width)
-        raise DataError(f"{name}, line {line}: found {len(row)} fields, expected {width} as in the first line")
-    return header, [[row[i] for row in rows] for i in range(width)], lines
+    if ragged is not None:
+        raise DataError(
+            f"{name}, line {_line(text, n_rows)}: found {len(ragged)} fields, expected {len(header)} as in the first line"
+        )
+    return header, columns
+
+
+def _line(text: str, row: int) -> int:
+    """The line of a CSV on which a row (counted from 0, without header and blank lines) ends."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    next(reader)
+    next(islice((fields for fields in reader if fields), row, None))
+    return reader.line_num
+
+
+def _csv(columns: Mapping[str, list[str]], quoting: Literal[0, 1]) -> str:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n", quoting=quoting)
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return buffer.getvalue()
 
 
 def _written(path: str, folder: str) -> str:

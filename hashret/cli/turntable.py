@@ -39,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test-classes", type=int, default=78, metavar="N", help="other models, for the test split (78)"
     )
-    parser.add_argument("--pictures-per-class", type=int, default=96, metavar="N", help="pictures of a model (96; 768 = full design)")  # fmt: skip
+    parser.add_argument(
+        "--pictures-per-class",
+        type=int,
+        default=96,
+        metavar="N",
+        help="pictures of a model (96; the full design has 768)",
+    )
     parser.add_argument("--size", type=size_of, default=(512, 384), metavar="WxH", help="picture size (512x384)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="another seed gives other cars and pictures (0)"

@@ -467,14 +467,15 @@ def _add_loft(collector: _Collector, d: Design) -> None:
     rounding = np.minimum(0.055, 0.45 * cabin)
     foot = w * 0.955 - 0.012
     roof_y = foot - lean
+    foot_z = shoulder + np.minimum(0.012, 0.3 * cabin)
+    edge_z = top - rounding
     nothing = np.zeros_like(w)
     # The half section from the underside's middle to the roof's middle: (y, z) of each of its points.
     points = [
         (nothing, low), (0.82 * w, low), (0.94 * w, low + 0.05 * belly), (0.985 * w, low + 0.22 * belly),
         (w, low + 0.5 * belly), (0.996 * w, low + 0.78 * belly), (0.965 * w, shoulder),
-        (foot, shoulder + np.minimum(0.012, 0.3 * cabin)),
-        (foot - 0.3 * lean, shoulder + 0.33 * (cabin - rounding)),
-        (foot - 0.64 * lean, shoulder + 0.67 * (cabin - rounding)), (roof_y, top - rounding),
+        (foot, foot_z), (foot - 0.3 * lean, foot_z + 0.33 * (edge_z - foot_z)),
+        (foot - 0.64 * lean, foot_z + 0.67 * (edge_z - foot_z)), (roof_y, edge_z),
         (roof_y - 0.05, top - 0.25 * rounding), (0.55 * roof_y, top), (nothing, top + 0.012),
     ]  # fmt: skip
     y = np.stack([p[0] for p in points], axis=1)
@@ -485,7 +486,7 @@ def _add_loft(collector: _Collector, d: Design) -> None:
         y[inside, 7:] = np.stack([w - 0.05, w - 0.075, w - 0.08, w - 0.085, 0.8 * w, 0.4 * w, nothing], axis=1)[inside]
         z[inside, 7:] = np.array([d.deck_height + 0.005, d.deck_height - 0.1, floor + 0.05, floor, floor, floor, floor])
     t = np.broadcast_to(np.arange(SECTION_POINTS, dtype=float), y.shape)
-    above, under = z - shoulder[:, None], (top - rounding)[:, None] - z
+    above, under = z - shoulder[:, None], edge_z[:, None] - z
 
     # Both sides in one grid: from the underside up the left side, over the roof, down the right side.
     def mirrored(half: NDArray[np.float64], sign: float) -> NDArray[np.float64]:
@@ -524,7 +525,7 @@ def _add_wheel(
     """Adds a wheel whose face looks to `side` (+1 left, -1 right); with face = 0 it looks backwards (spare wheel)."""
     angle = np.linspace(0.0, 2 * np.pi, 25)
     ring = np.array(
-        [[0.0, 0.0], [0.66, -0.006], [0.72, 0.004], [0.93, 0.0], [1.0, -0.04], [1.0, -width], [0.0, -width]]
+        [[0.004, 0.0], [0.66, -0.006], [0.72, 0.004], [0.93, 0.0], [1.0, -0.04], [1.0, -width], [0.004, -width]]
     )
     forward = ring[:, :1] * np.cos(angle)
     up = ring[:, :1] * np.sin(angle)
@@ -538,7 +539,9 @@ def _add_wheel(
         collector.add_grid(points, place, WHEEL, flip=True)
 
 
-def _add_ellipsoid(collector: _Collector, centre: tuple[float, float, float], radii: tuple[float, float, float], part: int) -> None:  # fmt: skip
+def _add_ellipsoid(
+    collector: _Collector, centre: tuple[float, float, float], radii: tuple[float, float, float], part: int
+) -> None:
     polar = np.linspace(0.0, np.pi, 7)[:, None]
     around = np.linspace(0.0, 2 * np.pi, 11)[None]
     unit = np.stack(

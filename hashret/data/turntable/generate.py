@@ -322,7 +322,9 @@ def _draw(
                     future.result()
                 bar.update(len(done))
         except OSError as error:
-            raise DataError(f"a picture cannot be written below {out} ({error.strerror}): free space, then repeat the command") from error  # fmt: skip
+            raise DataError(
+                f"a picture cannot be written below {out} ({error.strerror}): free space, then repeat the command"
+            ) from error
         finally:
             for future in running:
                 future.cancel()

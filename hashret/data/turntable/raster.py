@@ -9,6 +9,7 @@ Everything is linear light until `_develop` turns it into sRGB.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from hashret.data.turntable.bodies import Design, Mesh
 from hashret.data.turntable.scene import Ground, Light, Paint, Scene, noise_texture
 
-Function = TypeVar("Function")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 SHADOW_CELLS = 160
 
@@ -60,7 +61,15 @@ def _noise(texture: NDArray[np.float32], x: float, y: float) -> float:
     i1, j1 = (i + 1) & 255, (j + 1) & 255
     top = texture[j, i] * (1.0 - u) + texture[j, i1] * u
     low = texture[j1, i] * (1.0 - u) + texture[j1, i1] * u
-    return top * (1.0 - v) + low * v
+    value: float = top * (1.0 - v) + low * v
+    return value
+
+
+@_kernel
+def _speck(texture: NDArray[np.float32], x: float, y: float) -> float:
+    """The wrapping texture's nearest cell at (x, y): for grain about as fine as the pixels."""
+    value: float = texture[math.floor(y) & 255, math.floor(x) & 255]
+    return value
 
 
 @_kernel
@@ -74,30 +83,36 @@ def _hash(i: int, j: int) -> float:
 @_kernel
 def _inside(a: float, b: float, half_a: float, half_b: float, power: float) -> bool:
     """Whether (a, b) lies in the superellipse of these half axes."""
-    u, v = abs(a) / half_a, abs(b) / half_b
+    u: float = abs(a) / half_a
+    v: float = abs(b) / half_b
     if u >= 1.0 or v >= 1.0:
         return False
     if power > 7.0:
         u, v = u * u, v * v
         u, v = u * u, v * v
-        return u * u + v * v < 1.0
+        u, v = u * u, v * v
+        return u + v < 1.0
     if power > 3.0:
         u, v = u * u, v * v
     elif power > 2.2:
-        return u**2.5 + v**2.5 < 1.0
+        return u * u * math.sqrt(u) + v * v * math.sqrt(v) < 1.0
     return u * u + v * v < 1.0
 
 
 @_kernel
-def _sky(l: Light, dx: float, dy: float, dz: float) -> tuple[float, float, float]:
+def _sky(light: Light, dx: float, dy: float, dz: float) -> tuple[float, float, float]:
     """The clear sky in a direction (unit length, dz >= 0), brighter round the sun."""
     t = math.sqrt(dz)
-    r, g, b = _mix(l.horizon_r, l.zenith_r, t), _mix(l.horizon_g, l.zenith_g, t), _mix(l.horizon_b, l.zenith_b, t)
-    if l.time != 3:
-        near = max(0.0, dx * l.sun_x + dy * l.sun_y + dz * l.sun_z)
+    r, g, b = (
+        _mix(light.horizon_r, light.zenith_r, t),
+        _mix(light.horizon_g, light.zenith_g, t),
+        _mix(light.horizon_b, light.zenith_b, t),
+    )
+    if light.time != 3:
+        near = max(0.0, dx * light.sun_x + dy * light.sun_y + dz * light.sun_z)
         near = near * near
-        glow = 0.35 * near * near * (1.0 - 0.8 * l.clouds)
-        r, g, b = r + glow * l.sun_r, g + glow * l.sun_g, b + glow * l.sun_b
+        glow = 0.35 * near * near * (1.0 - 0.8 * light.clouds)
+        r, g, b = r + glow * light.sun_r, g + glow * light.sun_g, b + glow * light.sun_b
     return r, g, b
 
 
@@ -140,8 +155,8 @@ def _rasterise(
         # Anticlockwise seen from outside is negative here, since y points down.
         if area >= -1e-9:
             continue
-        x0, x1 = max(0, int(math.ceil(min(ax, bx, cx) - 0.5))), min(width - 1, int(math.floor(max(ax, bx, cx) - 0.5)))
-        y0, y1 = max(0, int(math.ceil(min(ay, by, cy) - 0.5))), min(height - 1, int(math.floor(max(ay, by, cy) - 0.5)))
+        x0, x1 = max(0, math.ceil(min(ax, bx, cx) - 0.5)), min(width - 1, math.floor(max(ax, bx, cx) - 0.5))
+        y0, y1 = max(0, math.ceil(min(ay, by, cy) - 0.5)), min(height - 1, math.floor(max(ay, by, cy) - 0.5))
         inverse = 1.0 / area
         wa, wb, wc = screen_V3[a, 2], screen_V3[b, 2], screen_V3[c, 2]
         step_a, step_b = -(cy - by) * inverse, -(ay - cy) * inverse
@@ -196,8 +211,8 @@ def _cast_shadow(
         if area < 1e-9:
             continue
         inverse = 1.0 / area
-        x0, x1 = max(0, int(math.ceil(min(ax, bx, cx) - 0.5))), min(size - 1, int(math.floor(max(ax, bx, cx) - 0.5)))
-        y0, y1 = max(0, int(math.ceil(min(ay, by, cy) - 0.5))), min(size - 1, int(math.floor(max(ay, by, cy) - 0.5)))
+        x0, x1 = max(0, math.ceil(min(ax, bx, cx) - 0.5)), min(size - 1, math.floor(max(ax, bx, cx) - 0.5))
+        y0, y1 = max(0, math.ceil(min(ay, by, cy) - 0.5)), min(size - 1, math.floor(max(ay, by, cy) - 0.5))
         for y in range(y0, y1 + 1):
             for x in range(x0, x1 + 1):
                 px, py = x + 0.5, y + 0.5
@@ -232,7 +247,7 @@ def _cast_shadow(
 def _ground_light(
     x: float,
     y: float,
-    l: Light,
+    light: Light,
     ground: Ground,
     car_4: NDArray[np.float64],
     shadow_GG: NDArray[np.float32],
@@ -257,23 +272,23 @@ def _ground_light(
         )
     if ground.dapple > 0.0:
         lit *= 1.0 - ground.dapple * _step(-0.1, 0.35, _noise(soft, x * 9.0 + ground.shift_x, y * 9.0))
-    sun = lit * max(0.12, l.sun_z)
-    if l.time == 3:
+    sun = lit * max(0.12, light.sun_z)
+    if light.time == 3:
         away_x, away_y = x - ground.pool_x, y - ground.pool_y
         sun *= 0.45 + 1.6 * ground.pool / (1.0 + (away_x * away_x + away_y * away_y) / 14.0)
     sky = 0.75 * open_sky
-    r = sky * _mix(l.horizon_r, l.zenith_r, 0.5) + sun * l.sun_r
-    g = sky * _mix(l.horizon_g, l.zenith_g, 0.5) + sun * l.sun_g
-    b = sky * _mix(l.horizon_b, l.zenith_b, 0.5) + sun * l.sun_b
-    if l.lamps > 0.0:
+    r = sky * _mix(light.horizon_r, light.zenith_r, 0.5) + sun * light.sun_r
+    g = sky * _mix(light.horizon_g, light.zenith_g, 0.5) + sun * light.sun_g
+    b = sky * _mix(light.horizon_b, light.zenith_b, 0.5) + sun * light.sun_b
+    if light.lamps > 0.0:
         ahead = along - 0.5 * length
         if ahead > 0.0:
             spread = 0.35 * width + 0.28 * ahead
             beam = _step(0.0, 1.6, ahead) / (1.0 + 0.035 * ahead * ahead) * math.exp(-((aside / spread) ** 2))
-            r, g, b = r + 1.9 * beam * l.lamps, g + 1.8 * beam * l.lamps, b + 1.55 * beam * l.lamps
+            r, g, b = r + 1.9 * beam * light.lamps, g + 1.8 * beam * light.lamps, b + 1.55 * beam * light.lamps
         behind = -along - 0.5 * length
         if behind > -0.1:
-            glow = 0.5 * math.exp(-((aside / (0.6 * width)) ** 2) - 0.9 * max(0.0, behind)) * l.lamps
+            glow = 0.5 * math.exp(-((aside / (0.6 * width)) ** 2) - 0.9 * max(0.0, behind)) * light.lamps
             r, g, b = r + glow, g + 0.05 * glow, b + 0.03 * glow
     return r, g, b
 
@@ -285,23 +300,25 @@ def _ground_colour(
     """The brightness of the ground's pattern at (x, y), about 1; paint lines are above 2."""
     fine = 1.0 / (1.0 + 0.12 * distance)
     tone = 1.0 + 0.22 * _noise(soft, x * 5.0 + ground.shift_x, y * 5.0 + ground.shift_y)
-    tone += 0.3 * fine * _noise(grain, x * 60.0, y * 60.0)
+    tone += 0.3 * fine * _speck(grain, x * 60.0, y * 60.0)
     if ground.kind == 1 or ground.kind == 2:
-        cos, sin = math.cos(ground.turn), math.sin(ground.turn)
-        u, v = (x * cos + y * sin) / ground.scale, (y * cos - x * sin) / ground.scale
+        u, v = (
+            (x * ground.turn_cos + y * ground.turn_sin) / ground.scale,
+            (y * ground.turn_cos - x * ground.turn_sin) / ground.scale,
+        )
         row = math.floor(v)
         if ground.kind == 2:
             u += 0.5 * (row % 2.0)
-        cell = _hash(int(math.floor(u)), int(row))
+        cell = _hash(math.floor(u), int(row))
         tone *= 0.86 + 0.28 * cell
         edge = min(min(u - math.floor(u), math.floor(u) + 1.0 - u), min(v - row, row + 1.0 - v)) * ground.scale
         gap = 0.012 if ground.kind == 1 else 0.014
         if edge < gap + 0.002 * distance:
             tone *= 1.0 - 0.5 * fine * (1.0 if edge < gap else 0.4)
     elif ground.kind == 3:
-        tone += 0.5 * fine * _noise(grain, x * 23.0, y * 23.0)
+        tone += 0.5 * fine * _speck(grain, x * 23.0, y * 23.0)
     elif ground.kind == 4:
-        tone += 0.4 * fine * _noise(grain, x * 90.0 + y * 30.0, y * 25.0) + 0.15 * _noise(soft, x * 20.0, y * 20.0)
+        tone += 0.4 * fine * _speck(grain, x * 90.0 + y * 30.0, y * 25.0) + 0.15 * _noise(soft, x * 20.0, y * 20.0)
     if ground.line_at < 50.0:
         across = x - ground.line_at + y * ground.line_turn
         if abs(across) < 0.07 or (abs(across - 5.2) < 0.07 and (y * 0.25 - math.floor(y * 0.25)) < 0.5):
@@ -311,41 +328,48 @@ def _ground_colour(
 
 @_kernel
 def _layer_hit(
-    row: NDArray[np.float32],
+    layers_L10: NDArray[np.float32],
+    n: int,
     azimuth: float,
     z: float,
-    l: Light,
+    light: Light,
     soft: NDArray[np.float32],
     grain: NDArray[np.float32],
 ) -> tuple[bool, float, float, float, float]:
     """Whether the backdrop layer is met at height z: (hit, r, g, b, own light)."""
-    kind, distance, height, cell = int(row[0]), row[1], row[2], row[3]
-    along = azimuth * distance + row[4] * 7.0
-    r, g, b, variation = row[5], row[6], row[7], row[8]
+    kind, distance, height, cell = int(layers_L10[n, 0]), layers_L10[n, 1], layers_L10[n, 2], layers_L10[n, 3]
+    along = azimuth * distance + layers_L10[n, 4] * 7.0
+    r, g, b, variation = layers_L10[n, 5], layers_L10[n, 6], layers_L10[n, 7], layers_L10[n, 8]
     if kind == 0:
-        top = height * (0.45 + 0.4 * variation * _noise(soft, along / cell * 5.0, row[4]))
+        top = height * (0.45 + 0.4 * variation * _noise(soft, along / cell * 5.0, layers_L10[n, 4]))
         if z > top:
             return False, 0.0, 0.0, 0.0, 0.0
-        tone = 0.8 + 0.3 * _noise(soft, along * 0.2, z * 0.5 + row[4])
+        tone = 0.8 + 0.3 * _noise(soft, along * 0.2, z * 0.5 + layers_L10[n, 4])
         return True, r * tone, g * tone, b * tone, 0.0
     if kind == 1:
         crown = (
-            0.62 + 0.3 * variation * _noise(soft, along / cell * 4.0, row[4]) + 0.1 * _noise(grain, along * 2.2, row[4])
+            0.62
+            + 0.3 * variation * _noise(soft, along / cell * 4.0, layers_L10[n, 4])
+            + 0.1 * _noise(grain, along * 2.2, layers_L10[n, 4])
         )
         top = height * crown
         if z > top + 0.25 * height * 0.3 * _noise(grain, along * 3.0, z * 3.0):
             return False, 0.0, 0.0, 0.0, 0.0
-        if z < 0.2 * height and row[9] > 0.35:  # trunks under the crowns
-            trunk = _hash(int(math.floor(along / (0.22 * cell))), 5)
-            if trunk < 0.5:
-                r, g, b = 0.4 * r, 0.32 * g, 0.3 * b
-                return True, 0.3 * r, 0.3 * g, 0.3 * b, 0.0
-            return True, 0.055, 0.045, 0.035, 0.0
+        if z < 0.22 * height and layers_L10[n, 9] > 0.35:  # trunks under the crowns
+            stem = along / (0.2 * cell)
+            number = math.floor(stem)
+            middle = 0.3 + 0.4 * _hash(int(number), 5)
+            if abs(stem - number - middle) < 0.11:
+                return True, 0.05, 0.04, 0.03, 0.0
+            deep = 0.22 + 0.1 * _speck(grain, along * 4.0, z * 4.0)
+            return True, deep * r, deep * g, deep * b, 0.0
         scale = 220.0 / (distance + 10.0)
-        leaf = 0.7 * _noise(grain, along * scale, z * scale) + 0.8 * _noise(
+        leaf = 0.7 * _speck(grain, along * scale, z * scale) + 0.8 * _noise(
             grain, along * 0.22 * scale, z * 0.22 * scale
         )
-        tone = (0.75 + 0.5 * leaf + 0.4 * _noise(soft, along * 5.0, z * 5.0 + row[4])) * (0.35 + 0.85 * _clamp(z / top))
+        tone = (0.75 + 0.5 * leaf + 0.4 * _noise(soft, along * 5.0, z * 5.0 + layers_L10[n, 4])) * (
+            0.35 + 0.85 * _clamp(z / top)
+        )
         tone = max(0.08, tone)
         return True, r * tone, g * tone, b * tone, 0.0
     if kind == 4:
@@ -353,10 +377,10 @@ def _layer_hit(
         middle = math.floor(place) + 0.5
         if z > height or abs(place - middle) * cell > 0.09 + 0.01 * distance * 0.15:
             return False, 0.0, 0.0, 0.0, 0.0
-        glow = 3.0 if (l.time == 3 and z > height - 0.5) else 0.0
+        glow = 3.0 if (light.time == 3 and z > height - 0.5) else 0.0
         return True, r, g, b, glow
     if kind == 2:
-        number = int(math.floor(along / cell))
+        number = math.floor(along / cell)
         top = height * (1.0 - 0.6 * variation * _hash(number, 7))
         if z > top:
             return False, 0.0, 0.0, 0.0, 0.0
@@ -368,15 +392,15 @@ def _layer_hit(
         u, v = u - i, v - j
         if 0.22 < u < 0.78 and 0.3 < v < 0.82 and z < top - 0.6:
             draw = _hash(int(i) + number * 31, int(j))
-            if l.time == 3 and draw < row[9]:
+            if light.time == 3 and draw < layers_L10[n, 9]:
                 warm = 0.4 + 0.6 * _hash(int(i) + 5, int(j) + number)
                 return True, 0.0, 0.0, 0.0, 0.55 * warm
             return True, 0.05 + 0.1 * draw, 0.06 + 0.1 * draw, 0.08 + 0.12 * draw, 0.0
-        tone = 1.0 + 0.12 * _noise(grain, along * 4.0, z * 4.0)
+        tone = 1.0 + 0.12 * _speck(grain, along * 8.0, z * 4.0)
         return True, r * tone, g * tone, b * tone, 0.0
     if z > height:
         return False, 0.0, 0.0, 0.0, 0.0
-    tone = 1.0 + 0.25 * variation * _noise(soft, along * 8.0, z * 8.0) + 0.15 * _noise(grain, along * 14.0, z * 14.0)
+    tone = 1.0 + 0.25 * variation * _noise(soft, along * 8.0, z * 8.0) + 0.15 * _speck(grain, along * 25.0, z * 25.0)
     u, v = along / (cell * 1.2), z / (cell * 0.5)
     row_number = math.floor(v)
     u += 0.5 * (row_number % 2.0)
@@ -391,7 +415,7 @@ def _layer_hit(
 def _paint_surroundings(
     image_HW3: NDArray[np.float32],
     camera_15: NDArray[np.float64],
-    l: Light,
+    light: Light,
     ground: Ground,
     layers_L10: NDArray[np.float32],
     car_4: NDArray[np.float64],
@@ -405,9 +429,9 @@ def _paint_surroundings(
     soft, grain = noise_2NN[0], noise_2NN[1]
     eye = camera_15[2]
     nearest = layers_L10[len(layers_L10) - 1, 1]
-    sky_r = _mix(l.horizon_r, l.zenith_r, 0.5)
-    sky_g = _mix(l.horizon_g, l.zenith_g, 0.5)
-    sky_b = _mix(l.horizon_b, l.zenith_b, 0.5)
+    sky_r = _mix(light.horizon_r, light.zenith_r, 0.5)
+    sky_g = _mix(light.horizon_g, light.zenith_g, 0.5)
+    sky_b = _mix(light.horizon_b, light.zenith_b, 0.5)
     for py in range(height):
         for px in range(width):
             if (
@@ -431,21 +455,21 @@ def _paint_surroundings(
                     z = eye + distance * rise
                     if z < 0.0:
                         break
-                    hit, r, g, b, own = _layer_hit(layers_L10[n], azimuth, z, l, soft, grain)
+                    hit, r, g, b, own = _layer_hit(layers_L10, n, azimuth, z, light, soft, grain)
                     if hit:
                         break
             if hit:
                 # Backdrops stand upright: they take the sun from the camera's side, and half of the sky.
-                front = 0.25 + 0.75 * max(0.0, -l.sun_x)
-                lift = 0.55 if l.time != 3 else 0.6
-                r = r * (lift * sky_r + 0.6 * front * l.sun_r) + own
-                g = g * (lift * sky_g + 0.6 * front * l.sun_g) + own * 0.78
-                b = b * (lift * sky_b + 0.6 * front * l.sun_b) + own * 0.42
+                front = 0.25 + 0.75 * max(0.0, -light.sun_x)
+                lift = 0.55 if light.time != 3 else 0.6
+                r = r * (lift * sky_r + 0.6 * front * light.sun_r) + own
+                g = g * (lift * sky_g + 0.6 * front * light.sun_g) + own * 0.78
+                b = b * (lift * sky_b + 0.6 * front * light.sun_b) + own * 0.42
             elif rise < -1e-4:
                 distance = -eye / rise
                 x, y = camera_15[0] + distance * dx / flat, camera_15[1] + distance * dy / flat
                 tone = _ground_colour(x, y, distance, ground, soft, grain)
-                lr, lg, lb = _ground_light(x, y, l, ground, car_4, shadow_GG, half, soft)
+                lr, lg, lb = _ground_light(x, y, light, ground, car_4, shadow_GG, half, soft)
                 if tone > 2.0:
                     r, g, b = 0.17 * tone, 0.17 * tone, 0.17 * tone * (1.0 - 0.75 * ground.line_yellow)
                 else:
@@ -453,29 +477,35 @@ def _paint_surroundings(
                 r, g, b = r * lr, g * lg, b * lb
                 if ground.wet > 0.0:
                     glance = ground.wet * (1.0 + rise / math.sqrt(1.0 + rise * rise)) ** 4
-                    r, g, b = _mix(r, l.horizon_r, glance), _mix(g, l.horizon_g, glance), _mix(b, l.horizon_b, glance)
+                    r, g, b = (
+                        _mix(r, light.horizon_r, glance),
+                        _mix(g, light.horizon_g, glance),
+                        _mix(b, light.horizon_b, glance),
+                    )
             else:
                 long = math.sqrt(flat * flat + dz * dz)
                 dx, dy, dz = dx / long, dy / long, max(0.0, dz / long)
-                r, g, b = _sky(l, dx, dy, dz)
+                r, g, b = _sky(light, dx, dy, dz)
                 over = 1.0 / (dz + 0.12)
-                cloud = _noise(soft, dx * over * 14.0 + l.cloud_shift, dy * over * 14.0)
-                part = l.clouds * _step(
-                    0.5 - l.clouds, 1.1 - l.clouds, cloud + 0.3 * _noise(soft, dx * over * 40.0, dy * over * 40.0)
+                cloud = _noise(soft, dx * over * 14.0 + light.cloud_shift, dy * over * 14.0)
+                part = light.clouds * _step(
+                    0.5 - light.clouds,
+                    1.1 - light.clouds,
+                    cloud + 0.3 * _noise(soft, dx * over * 40.0, dy * over * 40.0),
                 )
-                if l.time == 3:
+                if light.time == 3:
                     part *= 0.3
-                    star = _hash(int(math.floor(dx * over * 420.0)), int(math.floor(dy * over * 420.0)))
+                    star = _hash(math.floor(dx * over * 420.0), math.floor(dy * over * 420.0))
                     if star > 0.9985:
                         r, g, b = r + 0.25, g + 0.25, b + 0.27
-                white = 0.5 * l.sun_r + sky_r, 0.5 * l.sun_g + sky_g, 0.5 * l.sun_b + sky_b
+                white = 0.5 * light.sun_r + sky_r, 0.5 * light.sun_g + sky_g, 0.5 * light.sun_b + sky_b
                 r = _mix(r, 0.75 * white[0], 0.75 * part)
                 g = _mix(g, 0.75 * white[1], 0.75 * part)
                 b = _mix(b, 0.75 * white[2], 0.75 * part)
                 distance = 0.0
             if distance > 8.0:
-                veil = l.haze * (1.0 - math.exp(-(distance - 8.0) / 110.0))
-                r, g, b = _mix(r, l.horizon_r, veil), _mix(g, l.horizon_g, veil), _mix(b, l.horizon_b, veil)
+                veil = light.haze * (1.0 - math.exp(-(distance - 8.0) / 110.0))
+                r, g, b = _mix(r, light.horizon_r, veil), _mix(g, light.horizon_g, veil), _mix(b, light.horizon_b, veil)
             image_HW3[py, px, 0], image_HW3[py, px, 1], image_HW3[py, px, 2] = r, g, b
 
 
@@ -586,9 +616,8 @@ def _rear_material(d: Design, s: float, y: float, z: float, nx: float) -> int:
     low = z - d.clearance - 0.2
     if d.exhausts > 0.0 and abs(low) < 0.04:
         pipe = side - 0.3 * d.width
-        if d.exhausts == 2.0 or y > 0.0:
-            if _inside(pipe, low, 0.075, 0.04, 4.0):
-                return _DARK if _inside(pipe, low, 0.055, 0.026, 4.0) else _CHROME
+        if (d.exhausts == 2.0 or y > 0.0) and _inside(pipe, low, 0.075, 0.04, 4.0):
+            return _DARK if _inside(pipe, low, 0.055, 0.026, 4.0) else _CHROME
     edge = 0.4 * d.width
     if d.bed > 0.0 or d.tail_s > 0.93 * d.length:  # tailgate
         if abs(side - edge) < 0.006 and z > d.clearance + 0.28:
@@ -612,7 +641,7 @@ def _body_material(
     if d.bed > 0.0 and s > d.tail_s + 0.045 and s < d.length - 0.05 and t > 6.98:
         return _PLASTIC if t < 7.2 else _BLACK
     cabin = above + under
-    if t > 10.35 and cabin > 0.0 or (t > 10.0 and d.length > 8.0):  # bonnet, windscreen, roof, back glass, deck
+    if (t > 10.35 and cabin > 0.0) or (t > 10.0 and d.length > 8.0):  # bonnet, windscreen, roof, back glass, deck
         side = abs(y)
         edge = 10.62
         if d.cowl_s + 0.02 < s < d.roof_start + 0.01 and t > edge:
@@ -682,13 +711,13 @@ def _body_material(
             return _GAP
         last = d.door_3 if d.door_3 > 0.0 else d.door_2
         handle = d.belt + d.belt_rise * 0.5 - 0.1
-        if abs(z - handle) < 0.016 and d.length < 8.0:
-            if abs(s - d.door_2 + 0.16) < 0.09 or (d.door_3 > 0.0 and abs(s - d.door_3 + 0.16) < 0.09):
-                if d.handle_style == 0.0:
-                    return _BLACK
-                if d.handle_style == 1.0:
-                    return _CHROME
-                return _GAP if abs(z - handle) > 0.011 else _PAINT
+        on_handle = abs(s - d.door_2 + 0.16) < 0.09 or (d.door_3 > 0.0 and abs(s - d.door_3 + 0.16) < 0.09)
+        if on_handle and abs(z - handle) < 0.016 and d.length < 8.0:
+            if d.handle_style == 0.0:
+                return _BLACK
+            if d.handle_style == 1.0:
+                return _CHROME
+            return _GAP if abs(z - handle) > 0.011 else _PAINT
         if d.pitch > 0.0 and y < 0.0 and d.door_1 < s < d.door_2 and z > low + 0.15:
             return _GLASS if abs(s - 0.5 * (d.door_1 + d.door_2)) > 0.02 else _BLACK
         if d.door_1 < s < last and abs(z - low) < 0.007:
@@ -727,23 +756,23 @@ def _paint_car(
     turn: float,
     camera_15: NDArray[np.float64],
     d: Design,
-    l: Light,
+    light: Light,
     ground: Ground,
     paint: Paint,
     noise_2NN: NDArray[np.float32],
 ) -> None:
     """Shades the car's samples and lays them over the surroundings."""
     height, width = image_HW3.shape[0], image_HW3.shape[1]
-    soft, grain = noise_2NN[0], noise_2NN[1]
+    soft = noise_2NN[0]
     cos, sin = math.cos(turn), math.sin(turn)
     place = np.empty(10, np.float64)
-    lane = max(0.15, l.sun_z) * (1.0 if l.time != 3 else 0.7)
-    sky_r, sky_g, sky_b = (
-        _mix(l.horizon_r, l.zenith_r, 0.5), _mix(l.horizon_g, l.zenith_g, 0.5), _mix(l.horizon_b, l.zenith_b, 0.5)
-    )  # fmt: skip
-    floor_r = ground.r * (0.7 * sky_r + lane * l.sun_r)
-    floor_g = ground.g * (0.7 * sky_g + lane * l.sun_g)
-    floor_b = ground.b * (0.7 * sky_b + lane * l.sun_b)
+    lane = max(0.15, light.sun_z) * (1.0 if light.time != 3 else 0.7)
+    sky_r = _mix(light.horizon_r, light.zenith_r, 0.5)
+    sky_g = _mix(light.horizon_g, light.zenith_g, 0.5)
+    sky_b = _mix(light.horizon_b, light.zenith_b, 0.5)
+    floor_r = ground.r * (0.7 * sky_r + lane * light.sun_r)
+    floor_g = ground.g * (0.7 * sky_g + lane * light.sun_g)
+    floor_b = ground.b * (0.7 * sky_b + lane * light.sun_b)
     for py in range(height):
         for px in range(width):
             covered = 0
@@ -804,40 +833,40 @@ def _paint_car(
                     rx, ry, rz = vx + 2.0 * facing * wx, vy + 2.0 * facing * wy, vz + 2.0 * facing * nz
                     # What the point mirrors: sky, a dark skyline, or the ground.
                     if rz > 0.0:
-                        mr, mg, mb = _sky(l, rx, ry, min(1.0, rz))
-                        line = 0.1 + 0.06 * _noise(soft, math.atan2(ry, rx) * 20.0 + l.cloud_shift, 3.0)
+                        mr, mg, mb = _sky(light, rx, ry, min(1.0, rz))
+                        line = 0.1 + 0.06 * _noise(soft, math.atan2(ry, rx) * 20.0 + light.cloud_shift, 3.0)
                         if rz < line + 0.05:
                             dim = _mix(0.3, 1.0, _step(line - 0.03, line + 0.05, rz))
                             mr, mg, mb = mr * dim, mg * dim, mb * dim
-                        elif l.clouds > 0.2:
+                        elif light.clouds > 0.2:
                             puff = (
-                                l.clouds
+                                light.clouds
                                 * 0.5
                                 * _step(
                                     -0.1,
                                     0.5,
-                                    _noise(soft, rx / (rz + 0.15) * 14.0 + l.cloud_shift, ry / (rz + 0.15) * 14.0),
+                                    _noise(soft, rx / (rz + 0.15) * 14.0 + light.cloud_shift, ry / (rz + 0.15) * 14.0),
                                 )
                             )
-                            if l.time == 3:
+                            if light.time == 3:
                                 puff *= 0.2
                             mr, mg, mb = (
-                                _mix(mr, sky_r + 0.3 * l.sun_r, puff),
-                                _mix(mg, sky_g + 0.3 * l.sun_g, puff),
-                                _mix(mb, sky_b + 0.3 * l.sun_b, puff),
+                                _mix(mr, sky_r + 0.3 * light.sun_r, puff),
+                                _mix(mg, sky_g + 0.3 * light.sun_g, puff),
+                                _mix(mb, sky_b + 0.3 * light.sun_b, puff),
                             )
                     else:
                         near = _mix(0.3, 1.0, _step(0.0, 0.9, z + rz * 0.5))
                         mr, mg, mb = floor_r * near, floor_g * near, floor_b * near
                     one_less = 1.0 - facing
                     fresnel = 0.045 + 0.955 * one_less * one_less * one_less * one_less * one_less
-                    towards = max(0.0, wx * l.sun_x + wy * l.sun_y + nz * l.sun_z)
-                    glint = max(0.0, rx * l.sun_x + ry * l.sun_y + rz * l.sun_z)
+                    towards = max(0.0, wx * light.sun_x + wy * light.sun_y + nz * light.sun_z)
+                    glint = max(0.0, rx * light.sun_x + ry * light.sun_y + rz * light.sun_z)
                     open_sky = (0.35 + 0.65 * _step(0.0, 0.9, z)) * (0.5 + 0.5 * nz)
                     below = (0.5 - 0.5 * nz) * 0.8
-                    lr = open_sky * sky_r * 1.25 + below * floor_r + towards * l.sun_r
-                    lg = open_sky * sky_g * 1.25 + below * floor_g + towards * l.sun_g
-                    lb = open_sky * sky_b * 1.25 + below * floor_b + towards * l.sun_b
+                    lr = open_sky * sky_r * 1.25 + below * floor_r + towards * light.sun_r
+                    lg = open_sky * sky_g * 1.25 + below * floor_g + towards * light.sun_g
+                    lb = open_sky * sky_b * 1.25 + below * floor_b + towards * light.sun_b
                 r = g = b = 0.0
                 mirror = 0.0
                 if material == _PAINT:
@@ -855,12 +884,12 @@ def _paint_car(
                     r, g, b = cr * flake * lr, cg * flake * lg, cb * flake * lb
                     mirror = fresnel + 0.05 * paint.metallic
                     shine = glint**24 * 0.16 * paint.metallic + 2.2 * glint**300
-                    r, g, b = r + shine * l.sun_r, g + shine * l.sun_g, b + shine * l.sun_b
+                    r, g, b = r + shine * light.sun_r, g + shine * light.sun_g, b + shine * light.sun_b
                 elif material == _GLASS:
                     r, g, b = 0.022 * lr, 0.025 * lg, 0.028 * lb
                     mirror = 0.035 + 1.1 * fresnel
                     shine = 4.0 * glint**400
-                    r, g, b = r + shine * l.sun_r, g + shine * l.sun_g, b + shine * l.sun_b
+                    r, g, b = r + shine * light.sun_r, g + shine * light.sun_g, b + shine * light.sun_b
                     if z < d.belt + 0.3 and d.length < 8.0:  # seats behind it
                         seat = _noise(soft, x * 26.0, 9.0)
                         if seat > 0.1:
@@ -875,19 +904,27 @@ def _paint_car(
                     r, g, b = 0.12 * lr, 0.12 * lg, 0.125 * lb
                     mirror = 0.7
                 elif material == _LAMP:
-                    r, g, b = 0.5 * lr + 7.0 * l.lamps, 0.52 * lg + 6.8 * l.lamps, 0.56 * lb + 6.2 * l.lamps
+                    r, g, b = 0.5 * lr + 7.0 * light.lamps, 0.52 * lg + 6.8 * light.lamps, 0.56 * lb + 6.2 * light.lamps
                     mirror = 0.3
                 elif material == _TAIL:
-                    r, g, b = 0.22 * lr + 2.6 * l.lamps, 0.008 * lg + 0.10 * l.lamps, 0.012 * lb + 0.06 * l.lamps
+                    r, g, b = (
+                        0.22 * lr + 2.6 * light.lamps,
+                        0.008 * lg + 0.10 * light.lamps,
+                        0.012 * lb + 0.06 * light.lamps,
+                    )
                     mirror = fresnel + 0.04
                 elif material == _AMBER:
-                    r, g, b = 0.6 * lr + 1.2 * l.lamps, 0.25 * lg + 0.5 * l.lamps, 0.03 * lb
+                    r, g, b = 0.6 * lr + 1.2 * light.lamps, 0.25 * lg + 0.5 * light.lamps, 0.03 * lb
                     mirror = 0.08
                 elif material == _PLATE:
                     letter = y / 0.055
-                    inked = abs(y) < 0.22 and _hash(int(math.floor(letter * 2.0)), int(math.floor(z * 30.0))) < 0.35
+                    inked = abs(y) < 0.22 and _hash(math.floor(letter * 2.0), math.floor(z * 30.0)) < 0.35
                     tone = 0.08 if inked else 0.75
-                    r, g, b = tone * lr + 0.1 * l.lamps, tone * lg + 0.1 * l.lamps, tone * lb + 0.09 * l.lamps
+                    r, g, b = (
+                        tone * lr + 0.1 * light.lamps,
+                        tone * lg + 0.1 * light.lamps,
+                        tone * lb + 0.09 * light.lamps,
+                    )
                 elif material == _GAP:
                     r, g, b = 0.15 * paint.r * lr, 0.15 * paint.g * lg, 0.15 * paint.b * lb
                 elif material == _DARK:
@@ -899,7 +936,7 @@ def _paint_car(
                     r, g, b = tone * lr, tone * lg, 1.03 * tone * lb
                     mirror = 0.25
                 else:  # destination sign of a bus
-                    dots = _hash(int(math.floor(y * 22.0)), int(math.floor(z * 22.0))) < 0.4 and abs(y) < 0.3 * d.width
+                    dots = _hash(math.floor(y * 22.0), math.floor(z * 22.0)) < 0.4 and abs(y) < 0.3 * d.width
                     bright = 1.1 if dots else 0.015
                     r, g, b = bright, 0.55 * bright, 0.05 * bright
                 sum_r += r + mirror * mr
@@ -930,26 +967,43 @@ def _add_glow(image_HW3: NDArray[np.float32], x: float, y: float, radius: float,
 
 @_kernel
 def _develop(
-    image_HW3: NDArray[np.float32], l: Light, seed: int, grain: NDArray[np.float32], out_HW3: NDArray[np.uint8]
+    image_HW3: NDArray[np.float32], light: Light, seed: int, grain: NDArray[np.float32], out_HW3: NDArray[np.uint8]
 ) -> None:
     """Fills out_HW3 with sRGB: exposure, white balance, film curve, contrast, vignette and grain."""
     height, width = image_HW3.shape[0], image_HW3.shape[1]
-    gains = (-1.25 * l.exposure * (1.0 + l.warmth), -1.25 * l.exposure, -1.25 * l.exposure * (1.0 - l.warmth))
-    curve = np.empty(2049, np.float32)
-    for i in range(2049):
-        value = (i / 2048.0) ** (1.0 / 2.2)
-        curve[i] = 255.0 * (0.5 + (value - 0.5) * l.contrast)
+    gains = (
+        1.25 * light.exposure * (1.0 + light.warmth),
+        1.25 * light.exposure,
+        1.25 * light.exposure * (1.0 - light.warmth),
+    )
+    # The curve is tabled over sqrt(e / (1 + e)), which is as fine in the dark as the result is.
+    curve = np.empty(4097, np.float32)
+    for i in range(4096):
+        part = (i / 4096.0) ** 2
+        value = (1.0 - math.exp(-part / (1.0 - part))) ** (1.0 / 2.2)
+        curve[i] = 255.0 * (0.5 + (value - 0.5) * light.contrast) + 0.5
+    curve[4096] = 255.0 * (0.5 + 0.5 * light.contrast) + 0.5
     shift_x, shift_y = seed & 255, (seed >> 8) & 255
     for py in range(height):
         v = 2.0 * py / height - 1.0
         for px in range(width):
             u = 2.0 * px / width - 1.0
             corner = 1.0 - 0.11 * (u * u + v * v)
-            spot = grain[(py + shift_y) & 255, (px + shift_x) & 255] * l.noise * 255.0
+            spot = grain[(py + shift_y) & 255, (px + shift_x) & 255] * light.noise * 255.0
             for n in range(3):
-                exposed = 1.0 - math.exp(gains[n] * corner * max(0.0, image_HW3[py, px, n]))
-                value = curve[int(exposed * 2048.0)] + spot
-                out_HW3[py, px, n] = np.uint8(min(255.0, max(0.0, value + 0.5)))
+                exposed = gains[n] * corner * max(np.float32(0.0), image_HW3[py, px, n])
+                value = curve[int(math.sqrt(exposed / (1.0 + exposed)) * 4096.0)] + spot
+                out_HW3[py, px, n] = np.uint8(min(255.0, max(0.0, value)))
+
+
+@lru_cache(maxsize=8)
+def _record_type(kind: Hashable) -> np.dtype[Any]:
+    return np.dtype([(name, np.float64) for name in kind._fields])  # type: ignore[attr-defined]
+
+
+def _record(values: Any) -> Any:
+    """The named tuple as a numpy record. Kernels take it by pointer; a tuple of 80 numbers would be copied at each call."""
+    return np.array([tuple(values)], dtype=_record_type(values.__class__))[0]
 
 
 @lru_cache(maxsize=1)
@@ -1036,15 +1090,16 @@ def render(mesh: Mesh, design: Design, scene: Scene, view: float, size: tuple[in
     )
     car = np.array([np.cos(turn), np.sin(turn), design.length, design.width])
     image = np.empty((height, width, 3), np.float32)
-    _paint_surroundings(image, camera, light, scene.ground, scene.layers_L10, car, shadow, half, owner, noise)
+    light_record, ground_record = _record(light), _record(scene.ground)
+    _paint_surroundings(image, camera, light_record, ground_record, scene.layers_L10, car, shadow, half, owner, noise)
     _paint_car(
-        image, owner, screen, mesh.vertices_V10, mesh.triangles_T3, mesh.parts_T, turn, camera, design, light,
-        scene.ground, scene.paint, noise,
+        image, owner, screen, mesh.vertices_V10, mesh.triangles_T3, mesh.parts_T, turn, camera, _record(design),
+        light_record, ground_record, _record(scene.paint), noise,
     )  # fmt: skip
     if light.lamps > 0:
         _lamp_glows(image, design, light, turn, camera)
     out = np.empty((height, width, 3), np.uint8)
-    _develop(image, light, scene.noise_seed, noise[1], out)
+    _develop(image, light_record, scene.noise_seed, noise[1], out)
     return out
 
 

@@ -49,7 +49,7 @@ def raw_pixels(picture: Image.Image, side: int = 32) -> NDArray[np.float32]:
     The picture is squeezed to a square. A picture of one colour gives zeros.
     """
     small = picture.convert("RGB").resize((side, side), Image.Resampling.BOX, reducing_gap=3.0)
-    vector = np.asarray(small, dtype=np.float32).reshape(-1) / np.float32(255)
-    vector = vector - vector.mean()
+    vector = np.asarray(small, dtype=np.float32).reshape(-1)
+    vector = (vector - vector.mean(dtype=np.float64).astype(np.float32)) / np.float32(255)
     length = float(np.linalg.norm(vector))
-    return vector / np.float32(length) if length > 1e-6 else np.zeros_like(vector)
+    return vector / np.float32(length) if length > 1e-3 else np.zeros_like(vector)

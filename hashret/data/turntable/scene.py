@@ -79,7 +79,8 @@ class Ground(NamedTuple):
     scale: float
     shift_x: float
     shift_y: float
-    turn: float
+    turn_cos: float
+    turn_sin: float
     line_at: float  # a painted line parallel to y at this x; 99 for none
     line_yellow: float
     line_turn: float
@@ -170,15 +171,20 @@ def _light(time: str, rng: np.random.Generator) -> Light:
     if overcast:
         strength *= 0.45
         blur, clouds = blur * 3, 0.95
-        horizon = tuple(0.55 * c + 0.3 for c in horizon)
-        zenith = tuple(0.6 * c + 0.22 for c in zenith)
+        horizon = (0.55 * horizon[0] + 0.3, 0.55 * horizon[1] + 0.3, 0.55 * horizon[2] + 0.3)
+        zenith = (0.6 * zenith[0] + 0.22, 0.6 * zenith[1] + 0.22, 0.6 * zenith[2] + 0.22)
     tint = rng.uniform(0.93, 1.07, 3)
+    upper, lower = np.asarray(zenith) * tint, np.asarray(horizon) * tint
+    lamps = {"night": 1.0, "morning": 0.5 * float(rng.random() < 0.5)}.get(time, 0.0)
     return Light(
-        TIMES.index(time), float(np.cos(azimuth) * np.cos(height)), float(np.sin(azimuth) * np.cos(height)), float(np.sin(height)),
-        *(strength * float(c) for c in sun), *(float(c * t) for c, t in zip(zenith, tint, strict=True)),
-        *(float(c * t) for c, t in zip(horizon, tint, strict=True)), clouds, u(0, 256), haze, blur,
-        1.0 if time == "night" else (float(rng.random() < 0.5) * 0.5 if time == "morning" else 0.0),
-        exposure, u(-0.08, 0.08), u(0.85, 1.15), u(0.004, 0.02),
+        time=TIMES.index(time),
+        sun_x=float(np.cos(azimuth) * np.cos(height)), sun_y=float(np.sin(azimuth) * np.cos(height)),
+        sun_z=float(np.sin(height)),
+        sun_r=strength * sun[0], sun_g=strength * sun[1], sun_b=strength * sun[2],
+        zenith_r=float(upper[0]), zenith_g=float(upper[1]), zenith_b=float(upper[2]),
+        horizon_r=float(lower[0]), horizon_g=float(lower[1]), horizon_b=float(lower[2]),
+        clouds=clouds, cloud_shift=u(0, 256), haze=haze, shadow_blur=blur, lamps=lamps,
+        exposure=exposure, warmth=u(-0.08, 0.08), contrast=u(0.85, 1.15), noise=u(0.004, 0.02),
     )  # fmt: skip
 
 
@@ -222,19 +228,23 @@ def _layers(place: str, rng: np.random.Generator) -> NDArray[np.float32]:
         if rng.random() < 0.5:
             add(POLES, u(25, 50), u(6, 9), u(14, 30), (92, 78, 62), 0.0)
         if rng.random() < 0.4:
-            add(WALL, u(18, 30), u(0.8, 1.2), u(0.5, 2.0), (120, 96, 70), 0.3)
+            add(WALL, u(18, 30), u(0.8, 1.2), u(0.3, 0.8), (120, 96, 70), 0.3)
     elif place == "forest":
         add(TREES, u(45, 70), u(18, 30), u(6, 12), green(), u(0.3, 0.6))
         add(TREES, u(17, 30), u(10, 18), u(4, 8), green(), u(0.5, 0.9))
     elif place == "yard":
         add(BUILDINGS, u(40, 70), u(12, 24), u(14, 26), facade(), u(0.3, 0.8))
-        add(WALL, u(10, 16), u(2.2, 5.5), u(0.4, 3.0), facade(), u(0.2, 0.6))
+        add(WALL, u(10, 16), u(2.2, 5.5), u(0.3, 1.0), facade(), u(0.2, 0.6))
     else:
         add(BUILDINGS, u(70, 160), u(10, 40), u(16, 40), facade(), u(0.4, 0.9))
         add(TREES, u(30, 50), u(5, 9), u(6, 12), green(), u(0.6, 1.0))
         add(POLES, u(16, 28), u(7, 11), u(10, 18), (80, 82, 86), 0.0)
     rows.sort(key=lambda row: -row[1])
     return np.array(rows, dtype=np.float32)
+
+
+def _direction(angle: float) -> tuple[float, float]:
+    return float(np.cos(angle)), float(np.sin(angle))
 
 
 def _ground(place: str, rng: np.random.Generator) -> Ground:
@@ -249,7 +259,7 @@ def _ground(place: str, rng: np.random.Generator) -> Ground:
     u = rng.uniform
     return Ground(
         kind, r, g, b, float(u(0.8, 2.2) if kind == SLABS else u(0.16, 0.3)), float(u(0, 50)), float(u(0, 50)),
-        float(u(0, np.pi)), float(u(-3.4, 5)) if lined else 99.0, float(rng.random() < 0.25), float(u(-0.6, 0.6)),
+        *_direction(float(u(0, np.pi))), float(u(-3.4, 5)) if lined else 99.0, float(rng.random() < 0.25), float(u(-0.6, 0.6)),
         float(u(0.2, 0.7)) if kind == ASPHALT and rng.random() < 0.25 else 0.0,
         float(u(0.3, 0.8)) if place in ("forest", "suburb") and rng.random() < 0.5 else 0.0,
         float(u(-3, 4)), float(u(-5, 5)), float(u(0.5, 1.5)),
@@ -264,10 +274,11 @@ def draw_scene(colour: str, time: str, rng: np.random.Generator) -> Scene:
     base = np.asarray(linear(COLOURS[colour]))
     # The same paint differs from car to car and from film to film.
     shade = base * u(0.8, 1.2) * rng.uniform(0.92, 1.08, 3)
-    paint = Paint(*(float(c) for c in shade.clip(0.004, 0.92)), float(u(0.0, 1.0)), float(max(0.0, u(-0.6, 0.6))))
+    r, g, b = (float(c) for c in shade.clip(0.004, 0.92))
+    paint = Paint(r, g, b, metallic=float(u(0.0, 1.0)), dirt=float(max(0.0, u(-0.6, 0.6))))
     return Scene(
-        light=light, camera_height=float(np.exp(u(np.log(0.9), np.log(3.6)))), camera_distance=float(u(1.35, 3.0)),
-        camera_side=float(u(-0.4, 0.4)), fill=float(u(0.5, 0.9)), offset_x=float(u(-0.5, 0.5)), offset_y=float(u(-0.5, 0.5)),
+        light=light, camera_height=float(np.exp(u(np.log(0.95), np.log(2.6)))), camera_distance=float(u(1.4, 2.8)),
+        camera_side=float(u(-0.4, 0.4)), fill=float(u(0.62, 0.92)), offset_x=float(u(-0.4, 0.4)), offset_y=float(u(-0.4, 0.4)),
         roll=float(u(-0.035, 0.035)), turn_jitter=float(u(-5, 5)), ground=_ground(place, rng),
         layers_L10=_layers(place, rng), paint=paint, noise_seed=int(rng.integers(2**31)), place=place,
     )  # fmt: skip

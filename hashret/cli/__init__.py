@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -63,8 +64,17 @@ def _run(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
+    _show_log()
     status: int = module.run(parser.parse_args(argv[1:]))
     return status
+
+
+def _show_log() -> None:
+    """Send what the package reports of its work to standard error; standard output is for results."""
+    logger = logging.getLogger("hashret")
+    logger.handlers[:] = [logging.StreamHandler(sys.stderr)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _overview() -> str:

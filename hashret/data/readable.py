@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -21,28 +19,22 @@ ON_BAD = ("fail", "skip")
 _BATCH = 512
 
 
-class Skipped(NamedTuple):
-    """A picture that was left out: its id, its path, and why."""
-
-    id: str
-    path: str
-    reason: str
-
-
-def keep_readable(table: PictureTable, *, on_bad: str, threads: int | None = None) -> tuple[PictureTable, list[Skipped]]:
-    """The rows whose pictures can be decoded, and the others with the reason; every picture is decoded once.
+def keep_readable(
+    table: PictureTable, *, on_bad: str, threads: int | None = None
+) -> tuple[PictureTable, list[tuple[str, str]]]:
+    """The rows whose pictures can be decoded, and (path, reason) of the others; every picture is decoded once.
 
     `on_bad` "fail" raises ImageError for the first row, in table order, that cannot be read; "skip" leaves such rows out.
     """
 
     def failure(row: int) -> ImageError | None:
         try:
-            read_picture(table.paths[row], box=table.box(row), smallest_side=64)
+            read_picture(table.paths[row], box=table.box(row))
         except ImageError as error:
             return error
         return None
 
-    skipped: list[Skipped] = []
+    skipped: list[tuple[str, str]] = []
     good = np.ones(len(table), dtype=bool)
     rows = iter(range(len(table)))
     bar = tqdm(total=len(table), desc="checking pictures", unit="picture", disable=None, delay=2, leave=False)
@@ -53,17 +45,15 @@ def keep_readable(table: PictureTable, *, on_bad: str, threads: int | None = Non
                     if on_bad == "fail":
                         raise error
                     good[row] = False
-                    skipped.append(Skipped(table.ids[row], table.paths[row], str(error)))
+                    skipped.append((table.paths[row], str(error)))
             bar.update(len(batch))
     return (table if good.all() else table.select(good)), skipped
 
 
-def write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
-    """Write the list of skipped pictures as CSV: id, path, reason."""
+def write_skipped(file: Path, skipped: Iterable[tuple[str, str]]) -> None:
+    """Lists skipped pictures in `file`: one line each, path, tab, reason."""
+    lines = [f"{path}\t{reason}\n" for path, reason in skipped]
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Skipped._fields)
-            writer.writerows(skipped)
+        file.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise DataError(f"the list of skipped pictures cannot be written to {path}: {error.strerror}") from None
+        raise DataError(f"the list of skipped pictures cannot be written to {file} ({error.strerror})") from error

@@ -70,8 +70,8 @@ def compare(
 ) -> list[Result]:
     """The scores of every representation: row q of each is picture q of `queries`, likewise for the gallery.
 
-    A gallery picture is relevant when its label is the query's; one without a label never is. UsageError when a query has no label or
-    there are no queries.
+    A gallery picture is relevant when its label is the query's; one without a label never is. UsageError when a
+    query has no label or there are no queries.
     """
     if not len(queries):
         raise UsageError("there are no queries to score; check --split")

@@ -40,4 +40,5 @@ def augmentation(preset: str, preprocess: Preprocess) -> Callable[[Image.Image],
             v2.RandomGrayscale(0.1),
             v2.RandomErasing(0.25),
         ]
-    return v2.Compose(steps)
+    composed: Callable[[Image.Image], torch.Tensor] = v2.Compose(steps)
+    return composed

@@ -74,7 +74,8 @@ def train(
 
     The best epoch by validation mAP (all ranks, expected over tie orders) is the run's model. On one machine's CPU the
     same table and settings give the same bytes, whatever the number of loader workers and however often the run was
-    interrupted and resumed. `source` is how the table was opened, kept in run.json for --resume. TrainingError for data that cannot be trained on, before the first epoch.
+    interrupted and resumed. `source` is how the table was opened, kept in run.json for --resume. TrainingError for data
+    that cannot be trained on, before the first epoch.
     """
     split = split_for_training(table, task=options.task, validation=options.validation, seed=options.seed)
     labels_N, class_names = split.train.class_ids()
@@ -103,7 +104,8 @@ class _Loop:
     ) -> None:
         self.run, self.options, self.split, self.device = run, options, split, device
         self.hasher = hasher
-        self.network = hasher.network.to(device=device, memory_format=torch.channels_last)
+        self.network = hasher.network.to(device)
+        self.network.to(memory_format=torch.channels_last)
         self.labels_N = torch.from_numpy(labels_N)
         self.margin = (
             auto_margin(
@@ -212,7 +214,7 @@ class _Loop:
                 f"then train anew"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()
+        torch.autograd.backward(result.loss)
         self.optimizer.step()
         self.schedule.step()
         balance = (logits.detach() > 0).float().mean(dim=0)

@@ -32,8 +32,8 @@ class TrainingOptions:
     activation: str = "tanh"
     image_size: int = 224
     resize: str = "squash"
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
     epochs: int = 30
     classes_per_batch: int = 16
     pictures_per_class: int = 8
@@ -94,8 +94,6 @@ class TrainingOptions:
             raise TrainingError(
                 f"the run was made with settings this version does not know: {', '.join(sorted(unknown))}"
             )
-        as_tuples = {
-            key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-            for key, value in stored.items()
-        }
-        return cls(**as_tuples)
+        # JSON knows lists only.
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+        return cls(**values)

@@ -28,11 +28,11 @@ def split_for_training(
 ) -> TrainingSplit:
     """The training and validation rows of a table.
 
-    Training rows are those of split "train"; if no row has that split, those with no split at all. `task` "auto" is "unseen" when
-    the table has other splits and none of their labels is among the training labels, else "closed". Validation rows
-    are a split of their own if the table has one; otherwise a share `validation` is held out: whole classes when
-    the task is unseen (with fewer than four classes: pictures), pictures of every class when it is closed. The held-out choice depends on the
-    labels and the seed only.
+    Training rows are those of split "train"; if no row has that split, those with no split at all. `task` "auto" is
+    "unseen" when the table has other splits and none of their labels is among the training labels, else "closed".
+    Validation rows are a split of their own if the table has one; otherwise a share `validation` is held out: whole
+    classes when the task is unseen (with fewer than four classes: pictures), pictures of every class when it is closed.
+    The held-out choice depends on the labels and the seed only.
     """
     splits = np.array(table.splits)
     labels = np.array(table.labels)
@@ -85,7 +85,8 @@ def _check_classes(labels: NDArray[np.str_], name: str) -> None:
     if len(single):
         shown = ", ".join(single[:3]) + ("…" if len(single) > 3 else "")
         raise TrainingError(
-            f"{name} has {len(single)} training classes with a single picture ({shown}); give each a second picture, or remove them"
+            f"{name} has {len(single)} training classes with a single picture ({shown}); "
+            "give each a second picture, or remove them"
         )
 
 

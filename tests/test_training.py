@@ -1,0 +1,277 @@
+"""Training as a whole: it learns, repeats, resumes exactly, and refuses what cannot work, before the first epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hashret.data.sources import open_source
+from hashret.data.table import PictureTable
+from hashret.errors import TrainingError, UsageError
+from hashret.model.hasher import Hasher
+from hashret.model.preprocess import Preprocess
+from hashret.training import loop
+from hashret.training.augmentation import augmentation
+from hashret.training.options import AUGMENTATIONS, TrainingOptions
+from hashret.training.runs import Run, create_run, find_runs
+from hashret.training.splits import split_for_training
+
+SMALL: dict[str, Any] = {
+    "backbone": "squeezenet1_1",
+    "image_size": 32,
+    "code_size": 16,
+    "epochs": 2,
+    "classes_per_batch": 4,
+    "pictures_per_class": 3,
+    "lr": 3e-3,
+    "augment": "light",
+    "device": "cpu",
+    "workers": 0,
+}
+
+
+def train(source: Path, folder: Path, **changes: Any) -> tuple[loop.TrainingResult, Run]:
+    run = create_run(folder)
+    return loop.train(open_source(source), TrainingOptions(**{**SMALL, **changes}), run), run
+
+
+def tensors(run: Run) -> bytes:
+    return (run.folder / "model.safetensors").read_bytes()
+
+
+def without_seconds(run: Run) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in run.history()]
+
+
+def test_a_run_learns_and_leaves_a_whole_folder(closed_set: Path, tmp_path: Path) -> None:
+    result, run = train(closed_set, tmp_path / "run", epochs=12, keep_epochs=True)
+    assert result.status == "done" and result.epochs == 12
+    history = run.history()
+    assert [line["epoch"] for line in history] == list(range(1, 13))
+    best = max(history, key=lambda line: line["val_map"])
+    assert result.best_epoch == best["epoch"] and result.best_map == best["val_map"] > 0.7
+    assert not run.state_path.exists()
+    assert list(run.folder.glob("events.out.tfevents.*"))
+    hasher = Hasher.from_pretrained(run.folder, device="cpu")
+    assert hasher.code_size == 16 and hasher.scores["epoch"] == best["epoch"]
+    kept = Hasher.from_pretrained(f"{run.folder}@{best['epoch']}", device="cpu")
+    assert kept.fingerprint() == hasher.fingerprint()
+    assert len(list((run.folder / "epochs").iterdir())) == 12
+    assert [found.folder for found in find_runs(tmp_path)] == [run.folder]
+    assert run.read()["status"] == "done"
+
+
+def test_same_seed_same_bytes_and_another_seed_others(closed_set: Path, tmp_path: Path) -> None:
+    first, second, third = (
+        train(closed_set, tmp_path / name, seed=seed)[1] for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    assert tensors(first) == tensors(second)
+    assert without_seconds(first) == without_seconds(second)
+    assert tensors(first) != tensors(third)
+
+
+def test_loader_processes_change_nothing(closed_set: Path, tmp_path: Path) -> None:
+    alone = train(closed_set, tmp_path / "alone", epochs=1)[1]
+    helped = train(closed_set, tmp_path / "helped", epochs=1, workers=2)[1]
+    assert tensors(alone) == tensors(helped)
+    assert without_seconds(alone) == without_seconds(helped)
+
+
+@pytest.mark.parametrize("batches", [1, 5, 6])
+def test_resuming_is_exact_wherever_the_run_was_stopped(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    whole = train(closed_set, tmp_path / "whole", epochs=3, optimizer="adam")[1]
+    seen = 0
+    step = loop._Loop.step
+
+    def step_then_ctrl_c(self: loop._Loop, *args: Any) -> dict[str, float]:
+        nonlocal seen
+        scalars = step(self, *args)
+        seen += 1
+        if seen == batches:
+            os.kill(os.getpid(), signal.SIGINT)
+        return scalars
+
+    monkeypatch.setattr(loop._Loop, "step", step_then_ctrl_c)
+    result, run = train(closed_set, tmp_path / "parts", epochs=3, optimizer="adam")
+    assert result.status == "interrupted" and run.state_path.exists() and run.read()["status"] == "interrupted"
+    options = TrainingOptions.from_dict(json.loads(json.dumps(run.read()["options"])))
+    result = loop.train(open_source(closed_set), options, run, resume=True)
+    assert result.status == "done"
+    assert tensors(run) == tensors(whole)
+    assert without_seconds(run) == without_seconds(whole)
+
+
+def test_early_stopping(closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = iter([0.5, 0.6, 0.55, 0.58, 0.9, 0.9])
+    monkeypatch.setattr(loop, "validate", lambda *_: loop.Validation(next(maps), 0.5, 0.1, 0))
+    result, run = train(closed_set, tmp_path / "run", epochs=6, patience=2)
+    assert (result.status, result.epochs, result.best_epoch) == ("stopped early", 4, 2)
+    assert run.read()["status"] == "stopped early"
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "tanh", lambda x: x * float("nan"))
+    with pytest.raises(TrainingError, match="the loss became nan in epoch 1; lower --lr"):
+        train(closed_set, tmp_path / "run")
+
+
+def test_out_of_gpu_memory_says_what_to_lower(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(loop._Loop, "step", full)
+    with pytest.raises(
+        TrainingError, match="too little memory for 4 × 3 pictures of 32 px; lower --pictures-per-class"
+    ):
+        train(closed_set, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"code_size": 0}, "code size is 0; choose 1 to 1024 bits"),
+        ({"code_size": 1025}, "code size is 1025"),
+        ({"margin": -1.0}, "margin is -1.0; it must be above 0"),
+        ({"margin": float("nan")}, "margin is nan"),
+        ({"pictures_per_class": 1}, "--pictures-per-class is 1; it must be at least 2"),
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"mining": "easy"}, "--mining is 'easy'; choose one of batch-all, semi-hard"),
+        ({"validation": 1.0}, "--validation is 1.0"),
+        ({"lr": 0.0}, "--lr is 0.0"),
+    ],
+)
+def test_wrong_settings(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainingOptions(**{**SMALL, **changes})
+
+
+def table(labels: list[str], splits: list[str] | None = None) -> PictureTable:
+    n = len(labels)
+    return PictureTable(
+        [str(i) for i in range(n)], [f"/none/{i}.png" for i in range(n)], labels, splits or [""] * n, {}, "set"
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "message"),
+    [
+        (["a"] * 9, {}, "set has 1 training class; triplets need at least 2"),
+        ([""] * 9, {}, "set has no labelled picture to train on"),
+        (["a"] * 5 + ["b"] * 5 + ["c"], {}, r"1 training classes with a single picture \(c\)"),
+        (["a"] * 8 + ["b"] * 8, {}, "--classes-per-batch is 4, but there are 2 training classes"),
+        (
+            ["a"] * 5 + ["b"] * 5,
+            {"classes_per_batch": 2, "pictures_per_class": 6},
+            "a batch of 2 classes × 6 pictures is larger than the 6 training pictures",
+        ),
+        (["a"] * 3 + ["b"] * 3, {}, "too small to hold out validation pictures"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(
+    tmp_path: Path, labels: list[str], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        loop.train(table(labels), TrainingOptions(**{**SMALL, **changes}), create_run(tmp_path / "run"))
+
+
+def test_a_run_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").touch()
+    with pytest.raises(
+        TrainingError, match=r"is not empty; give the run another --exp-name, or continue it with --resume"
+    ):
+        create_run(tmp_path / "run")
+
+
+def test_an_unwritable_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="cannot be written"):
+        create_run(tmp_path / "file" / "run")
+
+
+def test_a_finished_or_missing_run_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="is no training run"):
+        Run(tmp_path).read()
+    with pytest.raises(TrainingError, match="has nothing to resume"):
+        create_run(tmp_path / "new").load_state(torch.device("cpu"))
+
+
+class TestSplits:
+    def test_unseen_task_holds_out_classes_and_never_touches_test(self) -> None:
+        labels = [f"c{i % 10}" for i in range(100)]
+        splits = ["train" if int(label[1]) < 7 else "test" for label in labels]
+        split = split_for_training(table(labels, splits), validation=0.3)
+        assert split.task == "unseen"
+        assert len(set(split.validation.labels)) == 2 and len(set(split.train.labels)) == 5
+        assert not set(split.train.labels) & set(split.validation.labels)
+        assert set(split.train.splits) | set(split.validation.splits) == {"train"}
+
+    def test_closed_task_holds_out_pictures_of_every_class(self) -> None:
+        split = split_for_training(table([f"c{i % 3}" for i in range(60)]), validation=0.2)
+        assert split.task == "closed"
+        assert [split.validation.labels.count(f"c{i}") for i in range(3)] == [4, 4, 4]
+        assert not set(split.train.ids) & set(split.validation.ids)
+
+    def test_a_validation_split_of_its_own_is_used(self) -> None:
+        labels = [f"c{i % 3}" for i in range(30)]
+        split = split_for_training(table(labels, ["train"] * 15 + ["val"] * 9 + ["test"] * 6))
+        assert (split.task, len(split.train), len(split.validation), split.how) == ("closed", 15, 9, "the split 'val'")
+
+    def test_only_a_validation_split_of_other_classes_makes_the_task_unseen(self) -> None:
+        split = split_for_training(table(["a", "b"] * 5 + ["x", "y"] * 5, ["train"] * 10 + ["val"] * 10))
+        assert split.task == "unseen"
+
+    def test_the_task_can_be_given(self) -> None:
+        assert (
+            split_for_training(table([f"c{i % 6}" for i in range(60)]), task="unseen").how
+            == "2 of 6 training classes held out"
+        )
+
+    def test_deterministic_by_seed(self) -> None:
+        ids = [split_for_training(table([f"c{i % 3}" for i in range(60)]), seed=s).validation.ids for s in (0, 0, 1)]
+        assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize("preset", AUGMENTATIONS)
+def test_augmentation_gives_pixels_and_draws_from_torch_alone(preset: str) -> None:
+    from PIL import Image
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    transform = augmentation(preset, Preprocess(image_size=24))
+    out = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        out.append(transform(picture))
+    assert out[0].shape == (3, 24, 24) and out[0].dtype == torch.uint8
+    assert torch.equal(out[0], out[1])
+    assert torch.equal(out[0], out[2]) == (preset == "none")
+
+
+def test_interrupts_outside_the_main_thread_are_left_alone(closed_set: Path, tmp_path: Path) -> None:
+    results: list[str] = []
+    thread = threading.Thread(target=lambda: results.append(train(closed_set, tmp_path / "run", epochs=1)[0].status))
+    thread.start()
+    thread.join()
+    assert results == ["done"]
+
+
+def test_options_survive_json() -> None:
+    options = TrainingOptions(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), margin=8.0)
+    assert TrainingOptions.from_dict(json.loads(json.dumps(options.as_dict()))) == options
+    with pytest.raises(TrainingError, match="settings this version does not know: new"):
+        TrainingOptions.from_dict({**dataclasses.asdict(options), "new": 1})

@@ -105,9 +105,10 @@ def _face_for(character: str) -> tuple[str, int] | None:
     """(file, index in the file) of the first font with a glyph for this character; the first font of all when none has."""
     first: tuple[str, int] | None = None
     for face in _faces():
-        if ord(character) in _characters(face):
+        characters = _characters(face)
+        if ord(character) in characters:
             return face
-        first = first or face
+        first = first or (face if characters else None)
     return first
 
 

@@ -15,7 +15,7 @@ def merge(parts: list[Found], k: int) -> Found:
     keep the order of the parts, and -1 stays at the end.
     """
     if len(parts) == 1:
-        return parts[0]
+        return parts[0][0][:, :k], parts[0][1][:, :k]
     distances = np.concatenate([part[0] for part in parts], axis=1)
     rows = np.concatenate([part[1] for part in parts], axis=1)
     # As unsigned, -1 is the largest distance. A stable sort keeps earlier parts, whose rows are earlier, first.

@@ -1,1 +1,13 @@
-"""Indexes on disk and in memory."""
+"""Indexes in memory and on disk: codes or features, ids and records. docs/format.md has the rules of a folder.
+
+hamming.py, cosine.py  the two indexes, on base.py     store.py     a folder with codes and features side by side
+contents.py            immutable segments, ids         storage.py   contents to a folder and back
+manifest.py            the one file that commits       records.py   ids, paths, labels, attributes (SQLite)
+features.py            unit vectors, exact cosine      durable.py   atomic files, the writer lock
+"""
+
+from hashret.index.cosine import CosineIndex
+from hashret.index.hamming import HammingIndex
+from hashret.index.store import Store
+
+__all__ = ["CosineIndex", "HammingIndex", "Store"]

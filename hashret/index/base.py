@@ -1,0 +1,154 @@
+"""What both indexes share: ids, records, deletes, and a folder that is replaced only as a whole."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hashret.errors import SearchError
+from hashret.index import durable, manifest, records, storage
+from hashret.index.contents import Contents, Ids, Segment, checked_ids
+from hashret.index.manifest import Manifest
+from hashret.index.records import Record
+
+Index = TypeVar("Index", bound="VectorIndex")
+
+
+def require_model(model: Mapping[str, Any] | None, fingerprint: str) -> None:
+    """SearchError when an index was made by a model with another fingerprint; an index that names none takes all."""
+    described = model or {}
+    own = described.get("fingerprint")
+    if own is not None and own != fingerprint:
+        raise SearchError(
+            f"The index was made by the model {described.get('name') or 'unnamed'} with fingerprint {str(own)[:12]}, "
+            f"the query by one with {fingerprint[:12]}; query with the model that made the index."
+        )
+
+
+class VectorIndex:
+    """An index of one kind of vectors, in memory, on disk, or on disk with unsaved changes."""
+
+    def __init__(self, described: Manifest) -> None:
+        self._manifest = described
+        self._contents = Contents()
+        self._next_id = 0
+        self._folder: Path | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    @property
+    def model(self) -> dict[str, Any] | None:
+        """The model that made the vectors: its fingerprint and name, as given when the index was made."""
+        return None if self._manifest.model is None else dict(self._manifest.model)
+
+    @property
+    def ids(self) -> Ids:
+        """Ids of all living vectors, in the order of their rows."""
+        return self._contents.ids()
+
+    def check_model(self, fingerprint: str) -> None:
+        """SearchError when the vectors were made by a model with another fingerprint."""
+        require_model(self._manifest.model, fingerprint)
+
+    def remove(self, ids: npt.ArrayLike) -> int:
+        """How many vectors were removed: all of these ids, or none and a SearchError when one is not here."""
+        given = _whole_numbers(ids)
+        with self._lock:
+            self._contents = self._contents.without(given)
+        return len(given)
+
+    def records(self, ids: npt.ArrayLike) -> list[Record | None]:
+        """The record of each id: {"id", "path", "label", "split", **attributes}, or None where there is none."""
+        return self._contents.records(_whole_numbers(ids))
+
+    def find(self, string_ids: Sequence[str]) -> Ids:
+        """The id of the vector whose record has each string id, -1 where there is none."""
+        return self._contents.find(string_ids)
+
+    def save(self, folder: str | Path) -> None:
+        """Store the index in a new or empty folder, or its changes in its own folder.
+
+        A new folder appears whole or not at all, and becomes the index's own. In its own folder only new segments and
+        deletes are written, then the manifest is replaced: whoever opens the folder sees all changes or none.
+        SearchError when the folder holds anything else, or has been changed since this index was loaded from it.
+        """
+        target = Path(folder)
+        with self._lock:
+            if not (target / manifest.NAME).is_file():
+                described = storage.new_manifest(
+                    code_size=self._manifest.code_size,
+                    dim=self._manifest.dim,
+                    feature_dtype=self._manifest.feature_dtype,
+                    model=self._manifest.model,
+                )
+                self._adopt(target, *storage.create(target, described, self._contents, self._next_id))
+                return
+            with durable.writer_lock(target):
+                there = manifest.read(target)
+                if self._folder is None or there.uid != self._manifest.uid:
+                    raise SearchError(f"{target} holds another index; choose another name, or remove it first.")
+                if there.generation != self._manifest.generation:
+                    raise SearchError(
+                        f"{target} was changed by another writer (generation {there.generation}, "
+                        f"this index knows {self._manifest.generation}); load it again and repeat the changes."
+                    )
+                self._adopt(target, *storage.commit(target, there, self._contents, self._next_id))
+
+    def verify(self) -> int:
+        """Bytes whose checksums were read and found right, 0 in memory; IndexFormatError names the first bad file."""
+        return 0 if self._folder is None else storage.verify(self._folder)
+
+    def _adopt(self, folder: Path, described: Manifest, contents: Contents) -> None:
+        """This index is what the folder holds."""
+        self._folder, self._manifest, self._contents = folder, self._own_part(described), contents
+        self._next_id = described.next_id
+
+    def _own_part(self, described: Manifest) -> Manifest:
+        """The description as far as this kind of index goes."""
+        return described
+
+    def _add(
+        self,
+        n: int,
+        vectors: Mapping[str, Any],
+        ids: npt.ArrayLike | None,
+        given_records: Sequence[Mapping[str, Any]] | None,
+    ) -> Ids:
+        """Take n vectors in; returns their ids."""
+        with self._lock:
+            segment = new_segment(n, vectors, ids, given_records, self._next_id)
+            if any(stored.codes is not None and stored.features is not None for stored in self._contents.segments):
+                raise SearchError("This index holds codes and features; open it as a Store, whose append takes both.")
+            self._contents = self._contents.added(segment, ids_given=ids is not None)
+            self._next_id = max(self._next_id, int(segment.ids.max(initial=-1)) + 1)
+        return segment.ids.copy()
+
+
+def new_segment(
+    n: int,
+    vectors: Mapping[str, Any],
+    ids: npt.ArrayLike | None,
+    given_records: Sequence[Mapping[str, Any]] | None,
+    next_id: int,
+) -> Segment:
+    """A checked segment in memory of n new rows."""
+    new_ids = checked_ids(ids, n, next_id)
+    kept = None
+    if given_records is not None:
+        kept = records.MemoryRecords(records.checked(given_records, new_ids.tolist()))
+    return Segment(ids=new_ids, records=kept, **vectors)
+
+
+def _whole_numbers(ids: npt.ArrayLike) -> Ids:
+    """Ids as a flat int64 array."""
+    given = np.asarray(ids)
+    if given.ndim != 1 or not (np.issubdtype(given.dtype, np.integer) or not len(given)):
+        raise SearchError(f"Ids have shape {given.shape} and dtype {given.dtype}, expected a list of whole numbers.")
+    return given.astype(np.int64)

@@ -1,0 +1,203 @@
+"""What an index holds at one moment: immutable segments of codes, features, ids and records. Changes make new contents.
+
+A search takes the contents once, so it sees one generation whatever others do meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashret.codes import Bits, Codes
+from hashret.errors import SearchError
+from hashret.index.manifest import SegmentEntry
+from hashret.index.records import MemoryRecords, Record, Records
+
+Ids = npt.NDArray[np.int64]
+Features = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segment:
+    """Rows that came together; ids are unique within a segment, and over all living rows of an index."""
+
+    ids: Ids
+    codes: Codes | None = None
+    features: Features | None = None
+    alive: Bits | None = None
+    """A flag a row, None when all are alive."""
+    records: Records | None = None
+    entry: SegmentEntry | None = None
+    """Where it is stored; None while it is in memory only."""
+    unsaved_deletes: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @functools.cached_property
+    def n_alive(self) -> int:
+        """Rows that are not deleted."""
+        return len(self) if self.alive is None else int(np.count_nonzero(self.alive))
+
+    @functools.cached_property
+    def _by_id(self) -> tuple[Ids, Ids]:
+        """Ids ascending and the row of each."""
+        order = np.argsort(self.ids, kind="stable")
+        return self.ids[order], order
+
+    def locate(self, ids: Ids) -> Ids:
+        """The living row of each id, -1 where there is none."""
+        ascending, order = self._by_id
+        place = np.minimum(np.searchsorted(ascending, ids), len(self) - 1)
+        rows = np.where(ascending[place] == ids, order[place], -1)
+        if self.alive is not None:
+            rows = np.where((rows >= 0) & self.alive[rows], rows, -1)
+        return rows
+
+    def living(self) -> Segment:
+        """The same without its deleted rows, in memory; order kept."""
+        if self.alive is None:
+            return dataclasses.replace(self, entry=None)
+        rows = np.flatnonzero(self.alive)
+        return Segment(
+            ids=self.ids[rows],
+            codes=None if self.codes is None else self.codes[rows],
+            features=None if self.features is None else self.features[rows],
+            records=None if self.records is None else MemoryRecords(self.records.at(rows.tolist())),
+        )
+
+    def without(self, rows: Ids) -> Segment:
+        """The same with these rows deleted."""
+        alive = np.ones(len(self), np.bool_) if self.alive is None else self.alive.copy()
+        alive[rows] = False
+        changed = Segment(
+            self.ids, self.codes, self.features, alive, self.records, self.entry, unsaved_deletes=self.entry is not None
+        )
+        if "_by_id" in self.__dict__:
+            changed.__dict__["_by_id"] = self._by_id
+        return changed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contents:
+    """All segments of an index, in the order of their rows."""
+
+    segments: tuple[Segment, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(segment.n_alive for segment in self.segments)
+
+    def ids(self) -> Ids:
+        """Ids of the living rows, in order."""
+        parts = [segment.ids if segment.alive is None else segment.ids[segment.alive] for segment in self.segments]
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+    def locate(self, ids: Ids) -> tuple[Ids, Ids]:
+        """The segment and the row in it of each id; -1 and -1 for ids that are not alive here."""
+        found_segments, found_rows = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
+        for number, segment in enumerate(self.segments):
+            rows = segment.locate(ids)
+            found_segments[rows >= 0] = number
+            found_rows[rows >= 0] = rows[rows >= 0]
+        return found_segments, found_rows
+
+    def find(self, string_ids: Sequence[str]) -> Ids:
+        """The id of the living row whose record has each string id, -1 where there is none."""
+        found = {}
+        for segment in self.segments:
+            if segment.records is None:
+                continue
+            for name, rows in segment.records.rows_of(string_ids).items():
+                for row in rows:
+                    if segment.alive is None or segment.alive[row]:
+                        found[name] = int(segment.ids[row])
+        return np.array([found.get(name, -1) for name in string_ids], np.int64)
+
+    def records(self, ids: Ids) -> list[Record | None]:
+        """The record of each id, None for ids that are not here or have none."""
+        found: list[Record | None] = [None] * len(ids)
+        segments, rows = self.locate(ids)
+        for number, segment in enumerate(self.segments):
+            here = np.flatnonzero(segments == number)
+            if segment.records is None or not len(here):
+                continue
+            for place, record in zip(here.tolist(), segment.records.at(rows[here].tolist()), strict=True):
+                found[place] = record
+        return found
+
+    def added(self, segment: Segment, *, ids_given: bool) -> Contents:
+        """With one more segment; SearchError, and nothing added, when an id or string id is alive here already."""
+        if not len(segment):
+            return self
+        if ids_given:
+            known = segment.ids[self.locate(segment.ids)[0] >= 0]
+            if len(known):
+                raise SearchError(
+                    f"The id {known[0]} is in the index already, expected new ids; remove it first. Nothing was added."
+                )
+        if segment.records is not None:
+            names = [record["id"] for record in segment.records.at(range(len(segment)))]
+            known_rows = np.flatnonzero(self.find(names) >= 0)
+            if len(known_rows):
+                raise SearchError(
+                    f"A picture with id {names[known_rows[0]]!r} is in the index already, expected new ids; "
+                    "remove it first. Nothing was added."
+                )
+        segments = [*self.segments, segment]
+        # Many small additions become few segments: each row is copied a logarithmic number of times.
+        while len(segments) > 1 and _joinable(segments[-2], segments[-1]):
+            segments[-2:] = [_joined(segments[-2].living(), segments[-1].living())]
+        return Contents(tuple(segments))
+
+    def without(self, ids: Ids) -> Contents:
+        """With these ids deleted; SearchError, and nothing removed, when one is not here or is given twice."""
+        if len(np.unique(ids)) != len(ids):
+            raise SearchError("An id to remove is given twice, expected every id once; nothing was removed.")
+        numbers, rows = self.locate(ids)
+        if (numbers < 0).any():
+            raise SearchError(f"The id {ids[numbers < 0][0]} is not in the index; nothing was removed.")
+        segments = list(self.segments)
+        for number in np.unique(numbers).tolist():
+            segments[number] = segments[number].without(rows[numbers == number])
+        return Contents(tuple(segment for segment in segments if segment.entry is not None or segment.n_alive))
+
+
+def checked_ids(ids: npt.ArrayLike | None, n: int, next_id: int) -> Ids:
+    """The ids of n new rows: those given, or the next ones; SearchError for what cannot be ids."""
+    if ids is None:
+        return np.arange(next_id, next_id + n, dtype=np.int64)
+    given = np.asarray(ids)
+    if given.shape != (n,) or not (np.issubdtype(given.dtype, np.integer) or n == 0):
+        raise SearchError(f"Ids have shape {given.shape} and dtype {given.dtype}, expected {n} whole numbers.")
+    if n and (int(given.min()) < 0 or int(given.max()) >= 2**62):
+        raise SearchError(f"Ids go from {given.min()} to {given.max()}, expected numbers from 0 to 2**62 - 1.")
+    given = given.astype(np.int64)
+    if len(np.unique(given)) != n:
+        values, counts = np.unique(given, return_counts=True)
+        raise SearchError(f"The id {values[counts > 1][0]} is given twice, expected every id once; nothing was added.")
+    return given
+
+
+def _joinable(earlier: Segment, later: Segment) -> bool:
+    """Whether two neighbours in memory should become one segment."""
+    in_memory = earlier.entry is None and later.entry is None
+    return in_memory and (earlier.records is None) == (later.records is None) and len(earlier) <= 2 * len(later)
+
+
+def _joined(earlier: Segment, later: Segment) -> Segment:
+    """One segment of the rows of two in memory, all alive."""
+
+    def both(name: str) -> Any:
+        first, second = getattr(earlier, name), getattr(later, name)
+        return None if first is None else np.concatenate([first, second])
+
+    records = None
+    if earlier.records is not None and later.records is not None:
+        rows = [*earlier.records.at(range(len(earlier))), *later.records.at(range(len(later)))]
+        records = MemoryRecords(rows)
+    return Segment(ids=both("ids"), codes=both("codes"), features=both("features"), records=records)

@@ -1,0 +1,176 @@
+"""The manifest: the one small file that says what an index holds. Replacing it is the only commit.
+
+docs/format.md has the rules. Everything in it is checked before any other file is opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from hashret import __version__
+from hashret.codes import BIT_ORDER, MAX_CODE_SIZE
+from hashret.errors import IndexFormatError
+from hashret.index.durable import replace_file
+
+FORMAT = "hashret-index"
+FORMAT_VERSION = 1
+NAME = "manifest.json"
+
+CODES, FEATURES, IDS, METADATA = "codes.npy", "features.npy", "ids.npy", "metadata.sqlite"
+_SEGMENT_FILES = {CODES, FEATURES, IDS, METADATA}
+_NAME = re.compile(r"[0-9a-z][0-9a-z-]{0,99}")
+_DELETED_NAME = re.compile(r"deleted-[0-9a-z-]{1,99}\.npy")
+_LARGEST_MANIFEST = 1 << 26
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEntry:
+    """Size and SHA-256 of an immutable file."""
+
+    n_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentEntry:
+    """A segment: a folder of immutable files, and at most one file of the rows deleted since."""
+
+    name: str
+    rows: int
+    files: dict[str, FileEntry]
+    deleted: str | None = None
+    """Name of a file in the segment's folder: the deleted rows, ascending int64."""
+    n_deleted: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What an index holds."""
+
+    uid: str
+    """Random name of this index; a copy of the folder keeps it."""
+    generation: int
+    """Counts commits from 1."""
+    next_id: int
+    """One more than the largest id ever given."""
+    code_size: int | None
+    dim: int | None
+    feature_dtype: str | None
+    model: dict[str, Any] | None
+    segments: tuple[SegmentEntry, ...]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics that can be searched: hamming, cosine or both."""
+        return ["hamming"] * (self.code_size is not None) + ["cosine"] * (self.dim is not None)
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Commit: readers that open the folder from now on see this manifest, whole."""
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "written_by": f"hashret {__version__}",
+        "bit_order": BIT_ORDER,
+        "metrics": manifest.metrics,
+        **dataclasses.asdict(manifest),
+    }
+    content["checksum"] = _checksum(content)
+    replace_file(folder / NAME, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read(folder: Path) -> Manifest:
+    """The checked manifest of an index folder; IndexFormatError when it is none, is damaged, or is newer than this."""
+    path = folder / NAME
+    if not path.is_file():
+        raise IndexFormatError(f"{folder} is no hashret index: it has no {NAME}; give the folder that `index` wrote.")
+    if path.stat().st_size > _LARGEST_MANIFEST:
+        raise _damaged(path, "it is far too large")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "it is not JSON") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise IndexFormatError(f"{path} does not describe a hashret index: its format is not {FORMAT!r}.")
+    version = content.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise _damaged(path, "its format version is no whole number")
+    if version > FORMAT_VERSION:
+        raise IndexFormatError(
+            f"{folder} has index format {version}, this hashret {__version__} reads up to {FORMAT_VERSION}; "
+            "upgrade hashret, or build the index again with this version."
+        )
+    if content.pop("checksum", None) != _checksum(content):
+        raise _damaged(path, "its checksum is wrong")
+    if content.get("bit_order") != BIT_ORDER:
+        raise IndexFormatError(f"{path} has bit order {content.get('bit_order')!r}, expected {BIT_ORDER!r}.")
+    return _parse(path, content)
+
+
+def _parse(path: Path, content: dict[str, Any]) -> Manifest:
+    """The fields, each of its type and in its range."""
+
+    def number(of: dict[str, Any], key: str, low: int = 0, high: int = 2**62) -> int:
+        value = of.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise _damaged(path, f"{key} is {value!r}")
+        return value
+
+    def text(of: dict[str, Any], key: str, spelling: re.Pattern[str] = _NAME) -> str:
+        value = of.get(key)
+        if not isinstance(value, str) or not spelling.fullmatch(value):
+            raise _damaged(path, f"{key} is {value!r}")
+        return value
+
+    def segment(entry: Any) -> SegmentEntry:
+        if not isinstance(entry, dict) or not isinstance(entry.get("files"), dict):
+            raise _damaged(path, "a segment is not described")
+        deleted = text(entry, "deleted", _DELETED_NAME) if entry.get("deleted") is not None else None
+        files: dict[str, FileEntry] = {}
+        for name, file in entry["files"].items():
+            if not isinstance(file, dict) or (name not in _SEGMENT_FILES and name != deleted):
+                raise _damaged(path, f"a segment lists {name!r}")
+            digest = file.get("sha256")
+            if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise _damaged(path, f"{name} has no SHA-256")
+            files[name] = FileEntry(number(file, "n_bytes"), digest)
+        wanted = {IDS} | ({CODES} if code_size else set()) | ({FEATURES} if dim else set()) | ({deleted} - {None})
+        if not wanted <= files.keys():
+            raise _damaged(path, f"a segment lacks {', '.join(sorted(map(str, wanted - files.keys())))}")
+        rows = number(entry, "rows", 1)
+        n_deleted = number(entry, "n_deleted", 0, rows)
+        return SegmentEntry(text(entry, "name"), rows, files, deleted, n_deleted)
+
+    code_size = number(content, "code_size", 1, MAX_CODE_SIZE) if content.get("code_size") is not None else None
+    dim = number(content, "dim", 1) if content.get("dim") is not None else None
+    dtype = content.get("feature_dtype")
+    if dtype not in ((None,) if dim is None else ("float16", "float32")) or (code_size is None and dim is None):
+        raise _damaged(path, f"feature_dtype is {dtype!r}")
+    model = content.get("model")
+    if not (model is None or isinstance(model, dict)) or not isinstance(content.get("segments"), list):
+        raise _damaged(path, "model or segments have the wrong type")
+    return Manifest(
+        uid=text(content, "uid"),
+        generation=number(content, "generation", 1),
+        next_id=number(content, "next_id"),
+        code_size=code_size,
+        dim=dim,
+        feature_dtype=dtype,
+        model=model,
+        segments=tuple(segment(entry) for entry in content["segments"]),
+    )
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of the manifest without its checksum, in a spelling that does not depend on layout."""
+    spelled = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(spelled.encode()).hexdigest()
+
+
+def _damaged(path: Path, why: str) -> IndexFormatError:
+    return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again.")

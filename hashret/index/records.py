@@ -1,0 +1,133 @@
+"""What is known of each code: string id, path, label, split and attributes, in memory or in a read-only SQLite file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from hashret.errors import IndexFormatError, SearchError
+
+Record = dict[str, Any]
+FIELDS = ("id", "path", "label", "split")
+
+_VARIABLES = 500
+"""Values in one SQL statement; every SQLite takes 999."""
+
+
+class Records(Protocol):
+    """Records of the rows of one segment."""
+
+    def at(self, rows: Sequence[int]) -> list[Record]:
+        """The records of some rows, in that order."""
+
+    def rows_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
+        """The rows that carry these string ids; ids without a row are absent."""
+
+
+def checked(records: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> list[Record]:
+    """Records with all fields: id (the number as text by default), path, label, split ("" by default), attributes.
+
+    SearchError for another number of records, an id given twice, or attributes that JSON cannot hold.
+    """
+    if len(records) != len(ids):
+        raise SearchError(f"There are {len(records)} records for {len(ids)} codes, expected one for each.")
+    found: list[Record] = []
+    for number, record in zip(ids, records, strict=True):
+        fields = {name: str(record.get(name, str(number) if name == "id" else "")) for name in FIELDS}
+        attributes = {str(name): value for name, value in record.items() if name not in FIELDS}
+        try:
+            spelled = json.dumps([fields, attributes], ensure_ascii=False, allow_nan=False)
+            # Undecodable file names carry lone surrogates, which no text file can hold.
+            fields, attributes = json.loads(spelled.encode().decode())
+        except (TypeError, ValueError) as error:
+            raise SearchError(f"The record of {fields['id']!r} cannot be stored as text: {error}.") from error
+        found.append({**fields, **attributes})
+    seen: set[str] = set()
+    for record in found:
+        if record["id"] in seen:
+            raise SearchError(f"The id {record['id']!r} is given twice, expected every id once; nothing was added.")
+        seen.add(record["id"])
+    return found
+
+
+class MemoryRecords:
+    """Records held in memory."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = list(records)
+        self._rows: dict[str, list[int]] = {}
+        for row, record in enumerate(self._records):
+            self._rows.setdefault(record["id"], []).append(row)
+
+    def at(self, rows: Sequence[int]) -> list[Record]:
+        """The records of some rows, in that order."""
+        return [dict(self._records[row]) for row in rows]
+
+    def rows_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
+        """The rows that carry these string ids."""
+        return {name: self._rows[name] for name in ids if name in self._rows}
+
+
+class StoredRecords:
+    """Records in an SQLite file, opened read-only for each call so that threads and forks share nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def at(self, rows: Sequence[int]) -> list[Record]:
+        """The records of some rows, in that order; IndexFormatError when one is missing."""
+        found: dict[int, Record] = {}
+        statement = "SELECT row, id, path, label, split, attributes FROM records WHERE row IN "
+        for row, name, path, label, split, attributes in self._select(statement, [int(row) for row in rows]):
+            found[row] = {"id": name, "path": path, "label": label, "split": split, **json.loads(attributes)}
+        missing = [row for row in rows if row not in found]
+        if missing:
+            raise IndexFormatError(f"{self._path} is damaged: it has no record of row {missing[0]}.")
+        return [dict(found[row]) for row in rows]
+
+    def rows_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
+        """The rows that carry these string ids."""
+        found: dict[str, list[int]] = {}
+        for name, row in self._select("SELECT id, row FROM records WHERE id IN ", list(ids)):
+            found.setdefault(name, []).append(row)
+        return found
+
+    def _select(self, statement: str, values: Sequence[int | str]) -> Iterator[tuple[Any, ...]]:
+        # Immutable: no lock files beside it, so it works from a read-only medium.
+        address = self._path.resolve().as_uri() + "?mode=ro&immutable=1"
+        try:
+            with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+                for start in range(0, len(values), _VARIABLES):
+                    some = values[start : start + _VARIABLES]
+                    yield from connection.execute(f"{statement}({','.join('?' * len(some))})", some)
+        except (sqlite3.Error, json.JSONDecodeError) as error:
+            raise IndexFormatError(f"{self._path} is damaged or missing: {error}.") from error
+
+
+def write(path: Path, records: Iterable[Record]) -> None:
+    """Write the records of a segment, row by row, to a new SQLite file."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        # The file is finished before anyone else sees it, so a journal would protect nothing.
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(
+            "CREATE TABLE records (row INTEGER PRIMARY KEY, id TEXT NOT NULL, path TEXT NOT NULL, "
+            "label TEXT NOT NULL, split TEXT NOT NULL, attributes TEXT NOT NULL)"
+        )
+        connection.executemany(
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    row,
+                    *(record[name] for name in FIELDS),
+                    json.dumps({k: v for k, v in record.items() if k not in FIELDS}, ensure_ascii=False),
+                )
+                for row, record in enumerate(records)
+            ),
+        )
+        connection.execute("CREATE INDEX records_id ON records (id)")
+        connection.commit()

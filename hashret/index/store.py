@@ -1,0 +1,174 @@
+"""An index folder that may hold codes and features side by side, appended to and deleted from in one commit each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashret.codes import bytes_per_code, check_codes
+from hashret.errors import SearchError
+from hashret.index import durable, storage
+from hashret.index.base import new_segment, require_model
+from hashret.index.contents import Contents, Ids, checked_ids
+from hashret.index.features import unit_vectors
+from hashret.index.records import Record
+
+
+class Store:
+    """An index folder: codes, features or both for every row, ids and records. Each change is on disk when it returns.
+
+    `HammingIndex.load` and `CosineIndex.load` search what it holds. A Store sees the generation it opened or made last.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open an index folder; IndexFormatError when it is none or is damaged."""
+        self.folder = Path(folder)
+        self._manifest, self._contents = storage.load(self.folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Store:
+        """The store in a folder; IndexFormatError when it is none or is damaged."""
+        return cls(folder)
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        code_size: int | None = None,
+        dim: int | None = None,
+        feature_dtype: str = "float32",
+        model: Mapping[str, Any] | None = None,
+    ) -> Store:
+        """A new store in a folder that is absent or empty, for codes, features or both.
+
+        code_size: bits of a code, or None without codes. dim: numbers in a feature, or None without features.
+        feature_dtype: float32 or float16. model: {"fingerprint", "name"} of what makes them.
+        """
+        if code_size is None and dim is None:
+            raise SearchError("The index would hold neither codes nor features, expected code_size, dim or both.")
+        if code_size is not None:
+            bytes_per_code(code_size)
+        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1):
+            raise SearchError(f"dim is {dim!r}, expected a whole number from 1.")
+        if feature_dtype not in ("float16", "float32"):
+            raise SearchError(f"feature_dtype is {feature_dtype!r}, expected float16 or float32.")
+        described = storage.new_manifest(
+            code_size=None if code_size is None else int(code_size),
+            dim=None if dim is None else int(dim),
+            feature_dtype=None if dim is None else feature_dtype,
+            model=None if model is None else dict(model),
+        )
+        storage.create(Path(folder), described, Contents(), 0)
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    @property
+    def code_size(self) -> int | None:
+        """Bits of a code, None without codes."""
+        return self._manifest.code_size
+
+    @property
+    def dim(self) -> int | None:
+        """Numbers in a feature, None without features."""
+        return self._manifest.dim
+
+    @property
+    def metrics(self) -> list[str]:
+        """What can be searched: hamming, cosine or both."""
+        return self._manifest.metrics
+
+    @property
+    def generation(self) -> int:
+        """How many commits made this folder what it is."""
+        return self._manifest.generation
+
+    @property
+    def model(self) -> dict[str, Any] | None:
+        """The model that made the vectors, as given to `create`."""
+        return None if self._manifest.model is None else dict(self._manifest.model)
+
+    @property
+    def ids(self) -> Ids:
+        """Ids of all living rows, in order."""
+        return self._contents.ids()
+
+    def check_model(self, fingerprint: str) -> None:
+        """SearchError when the vectors were made by a model with another fingerprint."""
+        require_model(self._manifest.model, fingerprint)
+
+    def append(
+        self,
+        codes: npt.ArrayLike | None = None,
+        features: npt.ArrayLike | None = None,
+        ids: npt.ArrayLike | None = None,
+        records: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Ids:
+        """Ids (N,) int64 of the rows that were added as one segment, in one commit.
+
+        codes (N, B) packed uint8 exactly when the store holds codes; features (N, dim) floats, scaled to length 1,
+        exactly when it holds features. ids continue after the largest ever given unless they are given. An id or
+        string id that is here already is a SearchError, and nothing is added.
+        """
+        vectors: dict[str, Any] = {}
+        lengths = set()
+        for name, given, wanted in (("codes", codes, self.code_size), ("features", features, self.dim)):
+            if (given is None) != (wanted is None):
+                holds = " and ".join(["codes"] * (self.code_size is not None) + ["features"] * (self.dim is not None))
+                raise SearchError(f"{name} were {'not ' if given is None else ''}given, but the index holds {holds}.")
+        if codes is not None and self.code_size is not None:
+            vectors["codes"] = check_codes(codes, self.code_size)
+            lengths.add(len(vectors["codes"]))
+        if features is not None and self.dim is not None:
+            vectors["features"] = unit_vectors(features, self.dim, str(self._manifest.feature_dtype))
+            lengths.add(len(vectors["features"]))
+        if len(lengths) != 1:
+            raise SearchError(f"There are {' and '.join(map(str, sorted(lengths)))} rows, expected as many of each.")
+        n = lengths.pop()
+        with durable.writer_lock(self.folder):
+            before, contents = storage.load(self.folder)
+            self._require_same(before.uid)
+            segment = new_segment(n, vectors, ids, records, before.next_id)
+            if n == 0:
+                return checked_ids(None, 0, 0)
+            after = contents.added(segment, ids_given=ids is not None)
+            next_id = max(before.next_id, int(segment.ids.max()) + 1)
+            self._manifest, self._contents = storage.commit(self.folder, before, after, next_id)
+        return segment.ids
+
+    def remove(self, ids: npt.ArrayLike) -> int:
+        """How many rows were removed, in one commit; SearchError, and nothing removed, when an id is not here."""
+        given = np.asarray(ids)
+        if given.ndim != 1 or not (np.issubdtype(given.dtype, np.integer) or not len(given)):
+            raise SearchError(
+                f"Ids have shape {given.shape} and dtype {given.dtype}, expected a list of whole numbers."
+            )
+        with durable.writer_lock(self.folder):
+            before, contents = storage.load(self.folder)
+            self._require_same(before.uid)
+            after = contents.without(given.astype(np.int64))
+            if len(given):
+                self._manifest, self._contents = storage.commit(self.folder, before, after, before.next_id)
+        return len(given)
+
+    def records(self, ids: npt.ArrayLike) -> list[Record | None]:
+        """The record of each id: {"id", "path", "label", "split", **attributes}, or None where there is none."""
+        return self._contents.records(np.asarray(ids, np.int64))
+
+    def find(self, string_ids: Sequence[str]) -> Ids:
+        """The id of the row whose record has each string id, -1 where there is none."""
+        return self._contents.find(string_ids)
+
+    def verify(self) -> int:
+        """Bytes whose checksums were read and found right; IndexFormatError names the first bad file."""
+        return storage.verify(self.folder)
+
+    def _require_same(self, uid: str) -> None:
+        if uid != self._manifest.uid:
+            raise SearchError(f"{self.folder} now holds another index than the one that was opened; open it again.")

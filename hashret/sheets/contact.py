@@ -55,15 +55,8 @@ def contact_sheet(rows: Sequence[SheetRow], *, picture_side: int = 144, title: s
     is not known a thin grey outline. Pictures keep their shape within picture_side x picture_side pixels; one that
     cannot be read is shown as a grey tile that says so. Captions may be in any script; what is too long ends in "…".
     """
-    sheet = _Sheet(
-        picture_side, columns=1 + max((len(row.results) for row in rows), default=0), rows=len(rows), gap=True
-    )
-    sheet.head(title)
-    for y, row in enumerate(rows):
-        sheet.place(y, 0, row.query, is_query=True)
-        for x, result in enumerate(row.results, start=1):
-            sheet.place(y, x, result)
-    return sheet.image
+    cells: list[list[SheetPicture | None]] = [[row.query, *row.results] for row in rows]
+    return _Sheet(picture_side, cells, title, with_queries=True).image
 
 
 def grid(
@@ -74,46 +67,50 @@ def grid(
     None leaves a cell empty.
     """
     columns = columns or max(1, math.ceil(math.sqrt(len(pictures))))
-    sheet = _Sheet(picture_side, columns=columns, rows=math.ceil(len(pictures) / columns), gap=False)
-    sheet.head(title)
-    for i, picture in enumerate(pictures):
-        if picture is not None:
-            sheet.place(i // columns, i % columns, picture)
-    return sheet.image
+    cells = [list(pictures[start : start + columns]) for start in range(0, len(pictures), columns)]
+    return _Sheet(picture_side, cells, title, with_queries=False, columns=columns).image
 
 
 class _Sheet:
     """The paper: where each cell lies, and how pictures, outlines and captions are put into it."""
 
-    def __init__(self, side: int, *, columns: int, rows: int, gap: bool) -> None:
+    def __init__(
+        self, side: int, cells: list[list[SheetPicture | None]], title: str, *, with_queries: bool, columns: int = 1
+    ) -> None:
         self.side = side
         self.text = TextPainter(max(11, side // 11))
-        self.heading = TextPainter(max(14, side // 8))
+        heading = TextPainter(max(14, side // 8))
         self.margin = max(6, side // 16)
-        self.gap = 2 * self.margin if gap else 0  # sets the query apart from its results
-        self.cell_width = side + 2 * self.margin
-        self.cell_height = side + 2 * self.margin + _CAPTION_LINES * self.text.line_height
-        self.top = 2 * self.margin + self.heading.line_height
-        width = 2 * self.margin + columns * self.cell_width + self.gap
-        self.image = Image.new("RGB", (width, self.top + max(rows, 0) * self.cell_height + self.margin), _PAPER)
+        gap = 2 * self.margin if with_queries else 0  # sets the query apart from its results
+        captions = [[self._lines(cell.caption) if cell else [] for cell in row] for row in cells]
+        most_lines = max((len(lines) for row in captions for lines in row), default=0)
+        cell_width = side + 2 * self.margin
+        cell_height = side + 3 * self.margin + most_lines * self.text.line_height
+        top = 2 * self.margin + (heading.line_height if title else 0)
+        columns = max([columns, *(len(row) for row in cells)])
+        size = (2 * self.margin + columns * cell_width + gap, top + len(cells) * cell_height + self.margin)
+        self.image = Image.new("RGB", size, _PAPER)
         self.draw = ImageDraw.Draw(self.image)
+        heading.draw(self.draw, (2 * self.margin, self.margin), heading.fit(title, size[0] - 4 * self.margin), _INK)
+        for y, row in enumerate(cells):
+            for x, cell in enumerate(row):
+                if cell is not None:
+                    left = 2 * self.margin + x * cell_width + (gap if x else 0)
+                    is_query = with_queries and x == 0
+                    self._place(left, top + y * cell_height + self.margin, cell, captions[y][x], is_query=is_query)
 
-    def head(self, title: str) -> None:
-        room = self.image.width - 4 * self.margin
-        self.heading.draw(self.draw, (2 * self.margin, self.margin), self.heading.fit(title, room), _INK)
-
-    def place(self, row: int, column: int, entry: SheetPicture, *, is_query: bool = False) -> None:
-        left = self.margin + column * self.cell_width + (self.gap if column else 0) + self.margin
-        top = self.top + row * self.cell_height + self.margin
-        picture = self._picture(entry)
+    def _place(self, left: int, top: int, cell: SheetPicture, lines: list[tuple[str, str]], *, is_query: bool) -> None:
+        picture = self._picture(cell)
         if picture is None:
             self._blank(left, top)
         else:
             self.image.paste(
                 picture, (left + (self.side - picture.width) // 2, top + (self.side - picture.height) // 2)
             )
-        self._outline(left, top, entry.right, is_query)
-        self._caption(left, top + self.side + self.margin // 2 + 2, entry.caption)
+        self._outline(left, top, cell.right, is_query)
+        for i, (line, colour) in enumerate(lines):
+            at = (left, top + self.side + self.margin // 2 + 2 + i * self.text.line_height)
+            self.text.draw(self.draw, at, line, colour)
 
     def _picture(self, entry: SheetPicture) -> Image.Image | None:
         try:
@@ -179,13 +176,13 @@ class _Sheet:
         for stroke in strokes:
             self.draw.line(stroke, fill=_PAPER, width=width, joint="curve")
 
-    def _caption(self, left: int, top: int, caption: Sequence[str]) -> None:
-        # Every line but the last takes one line of the sheet; the last, the longest as a rule, may use all that is left.
-        room = self.side + self.margin
+    def _lines(self, caption: Sequence[str]) -> list[tuple[str, str]]:
+        """(line, colour) of a caption: one line for each entry; the last, the longest as a rule, takes all that is left."""
+        shown = [text for text in caption if text.strip()][:_CAPTION_LINES]
         lines: list[tuple[str, str]] = []
-        for i, text in enumerate(caption[:_CAPTION_LINES]):
-            last = i == min(len(caption), _CAPTION_LINES) - 1
-            most = _CAPTION_LINES - len(lines) if last else 1
-            lines += [(line, _INK if last else _FADED) for line in self.text.wrap(text, room, most)]
-        for i, (line, colour) in enumerate(lines[:_CAPTION_LINES]):
-            self.text.draw(self.draw, (left, top + i * self.text.line_height), line, colour)
+        for i, text in enumerate(shown):
+            last = i == len(shown) - 1
+            most = _CAPTION_LINES - i if last else 1
+            colour = _INK if last else _FADED
+            lines += [(line, colour) for line in self.text.wrap(text, self.side + self.margin, most)]
+        return lines

@@ -6,6 +6,7 @@ and kept epochs below `epochs/003`. Names that are taken wherever a model is: a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -94,13 +95,10 @@ def write_model(folder: Path, config: dict[str, Any], tensors: dict[str, torch.T
     stored = {name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(tensors.items())}
     save_id = hashlib.sha256((text + tensor_digest(stored)).encode()).hexdigest()
     preprocessing = config["preprocessing"]
-    metadata = {
-        "format": FORMAT,
-        "save_id": save_id,
-        "mean": json.dumps(preprocessing["mean"]),
-        "std": json.dumps(preprocessing["std"]),
-    }
-    temporary = folder / f".{TENSORS_NAME}.{os.getpid()}.tmp"
+    # One key, for safetensors writes several in random order, and the same model should be the same bytes.
+    metadata = {"hashret": json.dumps({"save_id": save_id, "mean": preprocessing["mean"], "std": preprocessing["std"]})}
+    # A fixed name: what a power cut leaves behind is overwritten by the next save.
+    temporary = folder / f".{TENSORS_NAME}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(stored, temporary, metadata=metadata)
@@ -117,7 +115,8 @@ def write_model(folder: Path, config: dict[str, Any], tensors: dict[str, torch.T
             f"the model could not be written to {folder} ({error}); check the disk and its rights"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -138,11 +137,11 @@ def _read_tensors(folder: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
     tensors_file = folder / TENSORS_NAME
     try:
         with safe_open(tensors_file, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-            return metadata.get("save_id"), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            stated = json.loads((opened.metadata() or {}).get("hashret", "{}"))
+            return stated.get("save_id"), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise ModelError(f"{folder} has no {TENSORS_NAME}; copy the whole model folder") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{tensors_file} is damaged ({error}); copy the model again or train it again") from error
 
 
@@ -185,7 +184,7 @@ def _config_for(folder: Path, save_id: str | None) -> dict[str, Any]:
 
 
 def _write_synced(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = file.with_name(f".{file.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as opened:
             opened.write(text)

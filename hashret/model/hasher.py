@@ -399,7 +399,7 @@ def _load_exactly(where: Path, network: HashNet, tensors: dict[str, torch.Tensor
                 f"{file} holds {name} of shape {tuple(tensors[name].shape)}, but config.json means {tuple(tensor.shape)}; "
                 "copy the model again"
             )
-    network.load_state_dict(tensors)
+    weight_sources.copy_tensors(tensors, wanted)
 
 
 def _open(picture: object) -> Image.Image:

@@ -11,6 +11,7 @@ import json
 import logging
 import pickle
 import urllib.error
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,10 @@ def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{file} is no readable safetensors file ({error}); copy or download it again") from error
     try:
-        loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Remarks on the pickle protocol; whether the file can be read shows anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{file} holds more than tensors, or is no torch file, and is not opened because pickles can run code; save "
@@ -88,11 +92,16 @@ def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def normalisation_of(metadata: dict[str, str], file: Path) -> Normalisation | None:
-    """(mean, std) that the metadata of a safetensors file states as JSON lists, or None; ModelError if they make no sense."""
-    if "mean" not in metadata or "std" not in metadata:
-        return None
+    """(mean, std) that the metadata of a safetensors file states as JSON lists, or None; ModelError if they make no sense.
+
+    They are under "mean" and "std", or, in files that hashret wrote, together under "hashret".
+    """
     try:
-        mean, std = (tuple(float(value) for value in json.loads(metadata[key])) for key in ("mean", "std"))
+        stated = json.loads(metadata["hashret"]) if "hashret" in metadata else metadata
+        if "mean" not in stated or "std" not in stated:
+            return None
+        values = (json.loads(stated[key]) if isinstance(stated[key], str) else stated[key] for key in ("mean", "std"))
+        mean, std = (tuple(float(value) for value in triple) for triple in values)
     except (ValueError, TypeError) as error:
         raise ModelError(f"{file} states mean and std that are no lists of numbers; give --mean and --std") from error
     return mean, std
@@ -129,13 +138,23 @@ def load_backbone(
     for key in wanted:
         if key in found and wanted[key].is_floating_point() and not bool(torch.isfinite(found[key].float()).all()):
             raise ModelError(f"{source} holds NaN or infinity in {key}; the file is damaged or its training diverged")
-    backbone.load_state_dict({key: found[key].to(wanted[key].dtype) for key in wanted if key in found}, strict=False)
+    copy_tensors(found, wanted)
     dropped = sorted(key for key in found if key not in wanted)
     if any(key.startswith(f"{classifier}.") for key in dropped):
         notes.append(f"the hash head takes the place of its classifier ({classifier}) and starts at random")
     report = LoadReport(source, sum(key in found for key in wanted), dropped, notes)
     _log.info("%s", report)
     return report
+
+
+def copy_tensors(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:
+    """Overwrites the tensors of `target`, a network's state_dict(), with those of the same name and shape in `source`.
+
+    Not load_state_dict: torchvision's MNASNet looks there for a version that only pickled files carry.
+    """
+    with torch.no_grad():
+        for name in target.keys() & source.keys():
+            target[name].copy_(source[name])
 
 
 def imagenet_tensors(name: str) -> tuple[dict[str, torch.Tensor], Normalisation, str]:

@@ -888,7 +888,7 @@ def _paint_car(
                 elif material == _GLASS:
                     r, g, b = 0.022 * lr, 0.025 * lg, 0.028 * lb
                     mirror = 0.035 + 1.1 * fresnel
-                    shine = 4.0 * glint**400
+                    shine = 1.5 * glint**500
                     r, g, b = r + shine * light.sun_r, g + shine * light.sun_g, b + shine * light.sun_b
                     if z < d.belt + 0.3 and d.length < 8.0:  # seats behind it
                         seat = _noise(soft, x * 26.0, 9.0)
@@ -1089,9 +1089,12 @@ def render(mesh: Mesh, design: Design, scene: Scene, view: float, size: tuple[in
         other,
     )
     car = np.array([np.cos(turn), np.sin(turn), design.length, design.width])
+    # Backdrops are cylinders round the camera, as far behind the car as the scene says.
+    layers = scene.layers_L10.copy()
+    layers[:, 1] = 0.7 * layers[:, 1] + scene.camera_distance * max(design.length, 3.9) + 0.55 * design.length
     image = np.empty((height, width, 3), np.float32)
     light_record, ground_record = _record(light), _record(scene.ground)
-    _paint_surroundings(image, camera, light_record, ground_record, scene.layers_L10, car, shadow, half, owner, noise)
+    _paint_surroundings(image, camera, light_record, ground_record, layers, car, shadow, half, owner, noise)
     _paint_car(
         image, owner, screen, mesh.vertices_V10, mesh.triangles_T3, mesh.parts_T, turn, camera, _record(design),
         light_record, ground_record, _record(scene.paint), noise,

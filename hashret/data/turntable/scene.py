@@ -102,7 +102,7 @@ class Paint(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """All of it. layers_L10 float32: kind, distance, height, cell, shift, r g b, variation, lit windows; far ones first."""
+    """All of it. layers_L10 float32: kind, distance behind the car, height, cell, shift, r g b, variation, lit windows; far ones first."""
 
     light: Light
     camera_height: float
@@ -149,7 +149,7 @@ def _light(time: str, rng: np.random.Generator) -> Light:
     overcast = rng.random() < 0.22
     # Mornings are lit from the left, afternoons from the right: shadows fall across the picture, where they are seen.
     azimuth = np.radians(
-        {"morning": u(60, 150), "noon": u(60, 300), "afternoon": u(210, 300), "night": u(100, 260)}[time]
+        {"morning": u(35, 130), "noon": u(0, 360), "afternoon": u(230, 325), "night": u(100, 260)}[time]
     )
     height = np.radians({"morning": u(12, 24), "noon": u(55, 72), "afternoon": u(18, 34), "night": u(35, 60)}[time])
     if time == "morning":  # pale, rosy, misty
@@ -277,8 +277,8 @@ def draw_scene(colour: str, time: str, rng: np.random.Generator) -> Scene:
     r, g, b = (float(c) for c in shade.clip(0.004, 0.92))
     paint = Paint(r, g, b, metallic=float(u(0.0, 1.0)), dirt=float(max(0.0, u(-0.6, 0.6))))
     return Scene(
-        light=light, camera_height=float(np.exp(u(np.log(0.95), np.log(2.6)))), camera_distance=float(u(1.4, 2.8)),
-        camera_side=float(u(-0.4, 0.4)), fill=float(u(0.62, 0.92)), offset_x=float(u(-0.4, 0.4)), offset_y=float(u(-0.4, 0.4)),
+        light=light, camera_height=float(np.exp(u(np.log(1.1), np.log(2.3)))), camera_distance=float(u(1.5, 2.6)),
+        camera_side=float(u(-0.4, 0.4)), fill=float(u(0.74, 0.95)), offset_x=float(u(-0.3, 0.3)), offset_y=float(u(-0.3, 0.3)),
         roll=float(u(-0.035, 0.035)), turn_jitter=float(u(-5, 5)), ground=_ground(place, rng),
         layers_L10=_layers(place, rng), paint=paint, noise_seed=int(rng.integers(2**31)), place=place,
     )  # fmt: skip

@@ -58,7 +58,7 @@ def _run(argv: list[str]) -> int:
     overview.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     command = overview.parse_args(argv[:1] or ["--help"]).command
     module = importlib.import_module(f"hashret.cli.{command}")
-    parser = argparse.ArgumentParser(
+    parser = _ExampleFirst(
         prog=f"hashret {command}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -67,6 +67,17 @@ def _run(argv: list[str]) -> int:
     _show_log()
     status: int = module.run(parser.parse_args(argv[1:]))
     return status
+
+
+class _ExampleFirst(argparse.ArgumentParser):
+    """A parser whose help opens with the description, which opens with an example; usage and flags follow."""
+
+    def format_help(self) -> str:
+        description, self.description = self.description, None
+        try:
+            return f"{description}\n\n{super().format_help()}"
+        finally:
+            self.description = description
 
 
 def _show_log() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from hashret.cli.options import add_json_argument, print_json, text_table
 
 EXAMPLE = """\
 Example:  hashret runs --runs runs
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs lie (default: %(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,16 +30,13 @@ def run(args: argparse.Namespace) -> int:
     found = [_summary(each.folder.name, each.read()) for each in find_runs(args.runs)]
     found.sort(key=lambda summary: -(summary["val_map"] or 0.0))
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
         return 0
     if not found:
         print(f"no runs in {args.runs}; `hashret train` makes one")
         return 0
     columns = ("run", "status", "epochs", "best", "val_map", "val_hit1", "bits", "margin", "backbone", "task", "data")
-    cells = [columns, *(tuple(_cell(summary[column]) for column in columns) for summary in found)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(text_table(list(columns), [[_cell(summary[column]) for column in columns] for summary in found]))
     return 0
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from hashret.cli.options import add_data_arguments
+from hashret.cli.options import add_data_arguments, add_json_argument, print_json
 from hashret.errors import UsageError
 from hashret.training import options as settings
 from hashret.training.options import TrainingOptions
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     # torch stays out until a command runs: --help is instant.
     parser.description = EXAMPLE
-    add_data_arguments(parser, required=False)
+    add_data_arguments(parser, required=False, split=False)
     run = parser.add_argument_group("run")
     run.add_argument("--exp-name", "--exp_name", metavar="NAME", help="name of the run (default: DATA_BITS)")
     run.add_argument(
@@ -43,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="continue this run with its own settings (only --device, --workers may be given)",
     )
     run.add_argument("--keep-epochs", action="store_true", help="keep the model of every epoch; RUN@3 names the third")
-    run.add_argument("--json", action="store_true", help="print the result as one JSON document")
 
     code = parser.add_argument_group("code and loss")
     code.add_argument("--code-size", "--code_size", type=int, metavar="BITS", help="1 to 1024 (default: %(default)s)")
@@ -106,20 +105,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)"
     )
+    add_json_argument(parser)
     parser.set_defaults(**settings.TrainingOptions().as_dict())
 
 
 def run(args: argparse.Namespace) -> int:
     """Train or resume; exit status 130 when interrupted, with everything saved."""
-    run_folder, options, source = _continued(args) if args.resume is not None else _new(args)
-
-    from hashret.cli.options import open_readable
+    from hashret.data.readable import keep_readable, write_skipped
+    from hashret.data.sources import open_source
     from hashret.training.loop import train
 
-    table = open_readable(**source, skipped_to=run_folder.folder / "skipped.csv", workers=options.workers)
+    if args.resume is not None:
+        run_folder, options, source = _continued(args)
+        table = open_source(source["data"], source["label_map"])
+    else:
+        options, source = _asked_for(args)
+        table = open_source(source["data"], source["label_map"])
+        run_folder = create_run(args.runs / (args.exp_name or f"{Path(args.data).stem}_{args.code_size}"))
+    table, skipped = keep_readable(table, on_bad=source["on_bad"])
+    if skipped:
+        write_skipped(run_folder.folder / "skipped.txt", skipped)
+        print(
+            f"{len(skipped)} pictures cannot be read; they are listed in {run_folder.folder / 'skipped.txt'}",
+            file=sys.stderr,
+        )
     result = train(table, options, run_folder, source=source, resume=args.resume is not None)
     if args.json:
-        print(json.dumps({"run": str(run_folder.folder), **dataclasses.asdict(result)}, indent=2))
+        print_json({"run": run_folder.folder, **dataclasses.asdict(result)})
     elif result.status == "interrupted":
         print(f"interrupted; continue with: hashret train --resume {run_folder.folder}")
     else:
@@ -130,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     return 130 if result.status == "interrupted" else 0
 
 
-def _new(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str, Any]]:
+def _asked_for(args: argparse.Namespace) -> tuple[TrainingOptions, dict[str, Any]]:
     if args.data is None:
         raise UsageError(
             "no pictures named; give --data FOLDER (one folder a class), a CSV, a zip or a data set's name"
@@ -138,12 +150,10 @@ def _new(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str, Any]
     options = TrainingOptions(
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingOptions)}
     )
-    name = args.exp_name or f"{Path(args.data).stem}_{args.code_size}"
     # An existing path is kept absolute, so that the run can be continued from anywhere.
     data = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
     label_map = None if args.label_map is None else str(Path(args.label_map).absolute())
-    source = {"data": data, "label_map": label_map, "on_bad": args.on_bad}
-    return create_run(args.runs / name), options, source
+    return options, {"data": data, "label_map": label_map, "on_bad": args.on_bad}
 
 
 def _continued(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str, Any]]:

@@ -34,4 +34,6 @@ def untrained_features(hasher: Hasher, table: PictureTable, *, workers: int | No
         torch.default_generator.manual_seed(0)
         untrained = HashNet(network.backbone_name, 1, image_size=network.image_size, stem=network.stem)
     control = Hasher(untrained, hasher.preprocess, device=hasher.device)
-    return encode_table(control, table, what=("features",), workers=workers).features
+    features_ND = encode_table(control, table, what=("features",), workers=workers).features
+    assert features_ND is not None
+    return features_ND

@@ -1,0 +1,140 @@
+"""`hashret index`: pictures through a model into an index on disk."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hashret.cli.options import add_compute_arguments, add_data_arguments, add_json_argument, open_data, print_json
+from hashret.errors import UsageError
+
+if TYPE_CHECKING:
+    from hashret.data.table import PictureTable
+    from hashret.encoding import Encoded
+    from hashret.index.store import Store
+    from hashret.model.hasher import Hasher
+
+EXAMPLE = """\
+Example:  hashret index --model runs/cars64 --data cars/ --out cars.index
+
+Encodes every picture and writes a folder with its code and, beside it, its id, path, label and attributes. Interrupted
+encoding goes on where it stopped when the same command is typed again. --append adds pictures to an index of the same
+model; a picture whose id is there already is refused, and then nothing is added."""
+
+METRICS = ("hamming", "cosine", "both")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = EXAMPLE
+    parser.add_argument("--model", required=True, metavar="RUN", help="a run or model folder; RUN@3 is its third epoch")
+    add_data_arguments(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="INDEX", help="the index folder to write")
+    parser.add_argument("--append", action="store_true", help="add to an index that exists")
+    parser.add_argument(
+        "--metric",
+        choices=METRICS,
+        help="hold codes (hamming), float features (cosine) or both (default: hamming; with --append: as the index)",
+    )
+    add_compute_arguments(parser)
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode and write; nothing is visible in the index before all of it is."""
+    if args.out.exists() and not args.append and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UsageError(f"{args.out} exists; choose another --out, or add to it with --append")
+    table = open_data(args)
+
+    from hashret.encoding import encode_table
+    from hashret.model.hasher import Hasher
+
+    hasher = Hasher.from_pretrained(args.model, device=args.device)
+    store = _store_to_extend(args, hasher, table) if args.append else None
+    metrics = ["hamming", "cosine"] if args.metric == "both" else [args.metric or "hamming"]
+    if store is not None:
+        metrics = store.metrics
+    what = [kind for metric, kind in (("hamming", "codes"), ("cosine", "features")) if metric in metrics]
+    unfinished = args.out.with_name(args.out.name + ".unfinished")
+    encoded = encode_table(
+        hasher,
+        table,
+        what=what,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        on_bad=args.on_bad,
+        resume_folder=unfinished,
+    )
+    store = _write(store, args, hasher, metrics, encoded, table)
+    shutil.rmtree(unfinished)
+    skipped_list = None
+    if encoded.skipped:
+        skipped_list = args.out.with_name(args.out.name + ".skipped.txt")
+        encoded.write_skipped(skipped_list)
+        print(f"{len(encoded.skipped)} pictures cannot be read; they are listed in {skipped_list}", file=sys.stderr)
+    summary = {
+        "index": args.out,
+        "added": len(encoded),
+        "skipped": len(encoded.skipped),
+        "skipped_list": skipped_list,
+        "pictures": len(store),
+        "metrics": store.metrics,
+        "code_size": store.code_size,
+        "dim": store.dim,
+    }
+    if args.json:
+        print_json(summary)
+    else:
+        holds = {"hamming": f"codes of {store.code_size} bits", "cosine": f"features of {store.dim} numbers"}
+        what_it_holds = " and ".join(holds[metric] for metric in store.metrics)
+        print(f"{args.out}: {len(encoded)} pictures added, {len(store)} in all, {what_it_holds}")
+    return 0
+
+
+def _store_to_extend(args: argparse.Namespace, hasher: Hasher, table: PictureTable) -> Store:
+    """The index to append to, checked before the long work: its model, what it holds, the ids it has."""
+    from hashret.index.store import Store
+
+    store = Store.open(args.out)
+    store.check_model(hasher.fingerprint())
+    wanted = {"hamming", "cosine"} if args.metric == "both" else {args.metric}
+    if args.metric is not None and wanted != set(store.metrics):
+        raise UsageError(f"{args.out} holds {' and '.join(store.metrics)}; leave --metric out when appending")
+    here = [name for name, found in zip(table.ids, store.find(table.ids).tolist(), strict=True) if found >= 0]
+    if here:
+        raise UsageError(
+            f"{len(here)} of the pictures are in {args.out} already, the first is {here[0]!r}; index only new ones, "
+            "or give them other ids in a table (hashret data table)"
+        )
+    return store
+
+
+def _write(
+    store: Store | None,
+    args: argparse.Namespace,
+    hasher: Hasher,
+    metrics: list[str],
+    encoded: Encoded,
+    table: PictureTable,
+) -> Store:
+    """Commit what was encoded to the index, made now if it is new."""
+    from hashret.index.store import Store
+
+    if store is None:
+        from hashret.model.folder import resolve_model
+
+        store = Store.create(
+            args.out,
+            code_size=hasher.code_size if "hamming" in metrics else None,
+            dim=hasher.feature_size if "cosine" in metrics else None,
+            model={
+                "fingerprint": hasher.fingerprint(),
+                "name": str(args.model),
+                "path": str(resolve_model(args.model).absolute()),
+            },
+        )
+    store.append(encoded.codes, encoded.features, records=table.select(encoded.rows).records())
+    return store

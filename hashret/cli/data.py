@@ -28,7 +28,7 @@ TABLE = """\
 Example:  hashret data table cars/ --out cars.csv
 
 Writes any source as one CSV: id, path, label, split and attributes. Edit it, add columns (x1,y1,x2,y2 cut out a box),
-and give it to any command as --data."""
+and give it to any command as --data. --unseen 0.5 or --hold-out 0.2 make the splits train and test."""
 
 CHECK = """\
 Example:  hashret data check cars/
@@ -52,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table = _subcommand(commands, "table", "write any source as one CSV", TABLE)
     _source(table)
     table.add_argument("--out", required=True, type=Path, metavar="CSV", help="the CSV to write")
+    splitting = table.add_mutually_exclusive_group()
+    splitting.add_argument(
+        "--unseen", type=float, metavar="SHARE", help="make the last SHARE of the classes, by name, the split test"
+    )
+    splitting.add_argument(
+        "--hold-out", type=float, metavar="SHARE", help="make a random SHARE of every class's pictures the split test"
+    )
+    table.add_argument("--seed", type=int, default=0, metavar="N", help="for --hold-out (default: %(default)s)")
 
     check = _subcommand(commands, "check", "one line for each problem of a data set", CHECK)
     _source(check)
@@ -118,7 +126,13 @@ def _positive(text: str) -> int:
 
 def run_table(args: argparse.Namespace) -> int:
     """Write a source as CSV; prints what it holds."""
+    from hashret.data.splitting import split_pictures, split_unseen_classes
+
     table = open_table(args.source, args)
+    if args.unseen is not None:
+        table = split_unseen_classes(table, args.unseen)
+    elif args.hold_out is not None:
+        table = split_pictures(table, args.hold_out, args.seed)
     table.write_csv(args.out)
     summary = summarise(table)
     if args.json:

@@ -245,7 +245,8 @@ class _ChunkStore:
     def load(self, number: int, rows: npt.NDArray[np.int64]) -> Encoded | None:
         """The chunk, or None if it is not there, is damaged, or was made of other rows."""
         try:
-            with np.load(self._file(number, rows), allow_pickle=False) as stored:
+            # Opened here, for np.load leaves a damaged file open.
+            with self._file(number, rows).open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             skipped = [BadPicture(*entry) for entry in json.loads(arrays["skipped"].tobytes())]
             if not np.array_equal(np.sort([*arrays["rows"], *(picture.row for picture in skipped)]), rows):

@@ -87,6 +87,7 @@ class PictureLoader:
         self._pin_memory = pin_memory
         self._plan = _Plan()
         self._loader: DataLoader[Any] | None = None
+        self._answers: Iterator[Any] | None = None
         self._loader_workers = -1
 
     def __enter__(self) -> PictureLoader:
@@ -97,6 +98,12 @@ class PictureLoader:
 
     def close(self) -> None:
         """Ends the worker processes; the loader can be used again and starts new ones then."""
+        # DataLoader ends its workers when it is garbage; inside a reference cycle, as a kept traceback makes one, that
+        # waits 5 seconds for each, so it is told to here. There is no public call for it.
+        end_workers = getattr(self._answers, "_shutdown_workers", None)
+        if end_workers is not None:
+            end_workers()
+        self._answers = None
         self._loader = None
         self._loader_workers = -1
 
@@ -123,9 +130,15 @@ class PictureLoader:
         with warnings.catch_warnings():
             # More workers than cores were asked for on purpose.
             warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-            answers = iter(self._loader_with(workers))
-        for rows, pictures, bad in answers:
-            yield Batch(self._tensor(rows), self._tensor(pictures), bad)
+            self._answers = iter(self._loader_with(workers))
+        try:
+            for rows, pictures, bad in self._answers:
+                yield Batch(self._tensor(rows), self._tensor(pictures), bad)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.close()
+            raise
 
     def batches(
         self, batches: Iterable[npt.ArrayLike], *, seed: int | Sequence[int] | None = None, skip: int = 0
@@ -138,6 +151,7 @@ class PictureLoader:
 
     def _loader_with(self, workers: int) -> DataLoader[Any]:
         if self._loader is None or self._loader_workers != workers:
+            self.close()
             options: dict[str, Any] = {}
             if workers:
                 options = {

@@ -34,7 +34,7 @@ class Representation:
     def distances(self, rows: slice) -> NDArray[Any]:
         """Distances (rows, N) of some queries: Hamming, or 1 - cosine."""
         if self.code_size is not None:
-            return hamming.distances(self.gallery, self.queries[rows])
+            return hamming.distances(self.queries[rows], self.gallery, self.code_size)
         cosine_QN: NDArray[np.float32] = self.queries[rows].astype(np.float32) @ self.gallery.astype(np.float32).T
         return np.float32(1) - cosine_QN
 

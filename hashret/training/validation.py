@@ -40,7 +40,7 @@ def validate(hasher: Hasher, loader: PictureLoader, labels_N: NDArray[np.int64])
     everyone = np.arange(len(labels_N))
     scores = RetrievalScores.merge(
         retrieval_scores(
-            hamming.distances(codes_NB, codes_NB[start : start + step]),
+            hamming.distances(codes_NB[start : start + step], codes_NB, hasher.code_size),
             labels_N[start : start + step, None] == labels_N[None, :],
             everyone[start : start + step, None] != everyone[None, :],
             ks=(1,),

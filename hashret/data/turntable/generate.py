@@ -41,7 +41,10 @@ _DESIGN_KEY, _PLAN_KEY, _PICTURE_KEY, _NAME_KEY = range(4)
 
 # Real makes and models that the syllables could hit.
 _TAKEN = {"lada", "kia", "seat", "dacia", "toyota", "mazda", "honda", "volvo", "skoda", "corolla", "corsa", "sonata",
-          "fabia", "tata", "lancia", "carina", "camry", "polo", "golf", "vela", "micra", "astra", "tesla", "nova"}  # fmt: skip
+          "fabia", "tata", "lancia", "carina", "camry", "polo", "golf", "vela", "micra", "astra", "tesla", "nova", "megan", "lotus"}  # fmt: skip
+
+# No class shall be called anything with these in it.
+_UNWANTED = ("sex", "fag", "rape", "nazi", "pis", "kak", "fuk", "tit", "nig")
 
 
 @dataclass(frozen=True)
@@ -94,18 +97,22 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 def _labels(count: int, seed: int) -> list[str]:
     """Invented names that can be pronounced, all different."""
     rng = _generator(seed, _NAME_KEY)
-    onsets = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gr", "kr", "tr", "st")
-    vowels = ("a", "e", "i", "o", "u", "a", "o", "ia", "au")
-    codas = ("", "", "n", "r", "l", "s", "x", "nd", "rk")
+    consonants = tuple("bdfgklmnprstvz")
+    onsets = (*consonants, "br", "dr", "gr", "kr", "tr", "st")  # clusters only begin a name
+    vowels = ("a", "e", "i", "o", "u", "a", "e", "o", "ia")
+    codas = ("", "", "", "n", "r", "l", "s", "x")
+
+    def one_of(parts: tuple[str, ...]) -> str:
+        return parts[int(rng.integers(len(parts)))]
+
     names: list[str] = []
     seen = set(_TAKEN)
     while len(names) < count:
-        parts = [
-            str(onsets[int(rng.integers(len(onsets)))]) + str(vowels[int(rng.integers(len(vowels)))])
-            for _ in range(2 + int(rng.integers(2)))
-        ]
-        name = "".join(parts) + codas[int(rng.integers(len(codas)))]
-        if name not in seen:
+        name = one_of(onsets) + one_of(vowels) + one_of(consonants) + one_of(vowels)
+        if rng.random() < 0.5:
+            name += one_of(consonants) + one_of(vowels[:8])
+        name += one_of(codas)
+        if name not in seen and not any(part in name for part in _UNWANTED):
             seen.add(name)
             names.append(name.capitalize())
     return names

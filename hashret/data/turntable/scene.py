@@ -102,7 +102,10 @@ class Paint(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """All of it. layers_L10 float32: kind, distance behind the car, height, cell, shift, r g b, variation, lit windows; far ones first."""
+    """All of it.
+
+    layers_L10 float32, far ones first: kind, metres behind the car, height, cell, shift, r g b, variation, lit windows.
+    """
 
     light: Light
     camera_height: float
@@ -278,7 +281,8 @@ def draw_scene(colour: str, time: str, rng: np.random.Generator) -> Scene:
     paint = Paint(r, g, b, metallic=float(u(0.0, 1.0)), dirt=float(max(0.0, u(-0.6, 0.6))))
     return Scene(
         light=light, camera_height=float(np.exp(u(np.log(1.1), np.log(2.3)))), camera_distance=float(u(1.5, 2.6)),
-        camera_side=float(u(-0.4, 0.4)), fill=float(u(0.74, 0.95)), offset_x=float(u(-0.3, 0.3)), offset_y=float(u(-0.3, 0.3)),
+        camera_side=float(u(-0.4, 0.4)), fill=float(u(0.78, 0.96)), offset_x=float(u(-0.25, 0.25)),
+        offset_y=float(u(-0.25, 0.25)),
         roll=float(u(-0.035, 0.035)), turn_jitter=float(u(-5, 5)), ground=_ground(place, rng),
         layers_L10=_layers(place, rng), paint=paint, noise_seed=int(rng.integers(2**31)), place=place,
     )  # fmt: skip

@@ -291,7 +291,8 @@ def build(
                 "with x/127.5-1 have --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5)"
             )
         _load(network, tensors, file.name)
-    chosen_mean, chosen_std = (mean or (stated and stated[0])), (std or (stated and stated[1]))
+    chosen_mean = mean if mean is not None or stated is None else stated[0]
+    chosen_std = std if std is not None or stated is None else stated[1]
     if chosen_mean is None or chosen_std is None:
         raise UsageError("the weights do not say how their pictures were normalised; give --mean and --std")
     preprocess = Preprocess(image_size, resize, interpolation, tuple(chosen_mean), tuple(chosen_std))  # type: ignore[arg-type]

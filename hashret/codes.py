@@ -28,7 +28,7 @@ def bytes_per_code(code_size: int) -> int:
     """Bytes of one packed code: ceil(code_size / 8). CodeError unless 1 <= code_size <= 1024."""
     whole = isinstance(code_size, (int, np.integer)) and not isinstance(code_size, bool)
     if not whole or not 1 <= code_size <= MAX_CODE_SIZE:
-        raise CodeError(f"code_size is {code_size!r}, expected a whole number of bits from 1 to {MAX_CODE_SIZE}.")
+        raise CodeError(f"code_size is {code_size!r}, expected a whole number of bits from 1 to {MAX_CODE_SIZE}")
     return (int(code_size) + 7) // 8
 
 
@@ -39,18 +39,18 @@ def binarize(logits_NK: npt.ArrayLike, thresholds_K: npt.ArrayLike | None = None
     """
     logits = np.asarray(logits_NK)
     if logits.ndim != 2 or not (np.issubdtype(logits.dtype, np.floating) or np.issubdtype(logits.dtype, np.integer)):
-        raise CodeError(f"Logits have shape {logits.shape} and dtype {logits.dtype}, expected numbers of shape (N, K).")
+        raise CodeError(f"logits have shape {logits.shape} and dtype {logits.dtype}, expected numbers of shape (N, K)")
     n_bits = logits.shape[1]
     bytes_per_code(n_bits)
     thresholds = np.zeros(n_bits, logits.dtype) if thresholds_K is None else np.asarray(thresholds_K)
     if thresholds.shape != (n_bits,):
-        raise CodeError(f"Thresholds have shape {thresholds.shape}, expected one for each of the {n_bits} logits.")
+        raise CodeError(f"thresholds have shape {thresholds.shape}, expected one for each of the {n_bits} logits")
     if not np.isfinite(thresholds).all():
-        raise CodeError("A threshold is NaN or infinite, expected finite numbers; check the model that carries them.")
+        raise CodeError("a threshold is NaN or infinite, expected finite numbers; check the model that carries them")
     finite = np.isfinite(logits)
     if not finite.all():
         row = int(np.flatnonzero(~finite.all(axis=1))[0])
-        raise CodeError(f"The logits of row {row} hold NaN or infinity, expected finite numbers; check the model.")
+        raise CodeError(f"the logits of row {row} hold NaN or infinity, expected finite numbers; check the model")
     return np.packbits(logits > thresholds, axis=1, bitorder=BIT_ORDER)
 
 
@@ -58,11 +58,11 @@ def pack(bits_NK: npt.ArrayLike) -> Codes:
     """Packed codes (N, ceil(K / 8)) uint8 of bits given as booleans or as the numbers 0 and 1."""
     bits = np.asarray(bits_NK)
     if bits.ndim != 2:
-        raise CodeError(f"Bits have shape {bits.shape}, expected (N, K).")
+        raise CodeError(f"bits have shape {bits.shape}, expected (N, K)")
     bytes_per_code(bits.shape[1])
     if bits.dtype != np.bool_:
         if not ((bits == 0) | (bits == 1)).all():
-            raise CodeError("Bits hold values other than 0 and 1; use binarize() for logits.")
+            raise CodeError("bits hold values other than 0 and 1; use binarize() for logits")
         bits = bits == 1
     return np.packbits(bits, axis=1, bitorder=BIT_ORDER)
 
@@ -78,13 +78,13 @@ def check_codes(codes_NB: npt.ArrayLike, code_size: int) -> Codes:
     n_bytes = bytes_per_code(code_size)
     codes: npt.NDArray[Any] = np.asarray(codes_NB)
     if codes.dtype != np.uint8:
-        raise CodeError(f"Codes have dtype {codes.dtype}, expected packed uint8; pack() takes bits, binarize() logits.")
+        raise CodeError(f"codes have dtype {codes.dtype}, expected packed uint8; pack() takes bits, binarize() logits")
     if codes.ndim != 2 or codes.shape[1] != n_bytes:
-        raise CodeError(f"Codes have shape {codes.shape}, expected (N, {n_bytes}) for {code_size} bits.")
+        raise CodeError(f"codes have shape {codes.shape}, expected (N, {n_bytes}) for {code_size} bits")
     tail = 8 * n_bytes - code_size
     if tail and len(codes) and (codes[:, -1] & np.uint8((1 << tail) - 1)).any():
         raise CodeError(
-            f"The last {tail} bits of a row are not zero, expected zeros beyond bit {code_size}; "
+            f"the last {tail} bits of a row are not zero, expected zeros beyond bit {code_size}; "
             "was it packed with the other bit order or for another code size?"
         )
     return codes
@@ -122,7 +122,7 @@ def statistics(codes_NB: npt.ArrayLike, code_size: int) -> CodeStatistics:
     codes = check_codes(codes_NB, code_size)
     n = len(codes)
     if n == 0:
-        raise CodeError("There are no codes to describe, expected at least one.")
+        raise CodeError("there are no codes to describe, expected at least one")
     # Counts of ones in pairs of bits; a float32 product of 0/1 is exact up to 2**24 rows, so chunks are.
     together = np.zeros((code_size, code_size))
     for start in range(0, n, 1 << 15):

@@ -445,7 +445,7 @@ def test_every_kind_of_damage_is_one_sentence(tmp_path: Path) -> None:
             if by_verify:
                 loaded.verify()
         text = str(caught.value)
-        assert text.endswith(".") and "\n" not in text and str(folder) in text
+        assert not text.endswith(".") and "\n" not in text and str(folder) in text
         shutil.rmtree(folder)
 
     for i, name in enumerate(names):

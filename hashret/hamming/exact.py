@@ -43,7 +43,7 @@ def search(
     """
     gallery, queries, living, n_threads = _checked(gallery_NB, queries_QB, code_size, alive, threads)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise SearchError(f"k is {k!r}, expected a whole number from 1.")
+        raise SearchError(f"k is {k!r}, expected a whole number from 1")
     within = max(1, min(int(k), len(gallery)))
     if _takes_plain(gallery, queries):
         found = plain.search(gallery, queries, within, living)
@@ -72,7 +72,7 @@ def search_radius(
     """
     gallery, queries, living, n_threads = _checked(gallery_NB, queries_QB, code_size, alive, threads)
     if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
-        raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0.")
+        raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0")
     radius = min(int(radius), 8 * gallery.shape[1])
     if _takes_plain(gallery, queries):
         return plain.search_radius(gallery, queries, radius, living)
@@ -113,8 +113,8 @@ def _checked(
         living = np.asarray(alive)
         if living.dtype != np.bool_ or living.shape != (len(gallery),):
             raise SearchError(
-                f"alive has dtype {living.dtype} and shape {living.shape}, expected bool of shape ({len(gallery)},)."
+                f"alive has dtype {living.dtype} and shape {living.shape}, expected bool of shape ({len(gallery)},)"
             )
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise SearchError(f"threads is {threads!r}, expected a whole number from 1, or None for all cores.")
+        raise SearchError(f"threads is {threads!r}, expected a whole number from 1, or None for all cores")
     return gallery, queries, living, threads or available_threads()

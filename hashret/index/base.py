@@ -25,8 +25,8 @@ def require_model(model: Mapping[str, Any] | None, fingerprint: str) -> None:
     own = described.get("fingerprint")
     if own is not None and own != fingerprint:
         raise SearchError(
-            f"The index was made by the model {described.get('name') or 'unnamed'} with fingerprint {str(own)[:12]}, "
-            f"the query by one with {fingerprint[:12]}; query with the model that made the index."
+            f"the index was made by the model {described.get('name') or 'unnamed'} with fingerprint {str(own)[:12]}, "
+            f"the query by one with {fingerprint[:12]}; query with the model that made the index"
         )
 
 
@@ -93,11 +93,11 @@ class VectorIndex:
             with durable.writer_lock(target):
                 there = manifest.read(target)
                 if self._folder is None or there.uid != self._manifest.uid:
-                    raise SearchError(f"{target} holds another index; choose another name, or remove it first.")
+                    raise SearchError(f"{target} holds another index; choose another name, or remove it first")
                 if there.generation != self._manifest.generation:
                     raise SearchError(
                         f"{target} was changed by another writer (generation {there.generation}, "
-                        f"this index knows {self._manifest.generation}); load it again and repeat the changes."
+                        f"this index knows {self._manifest.generation}); load it again and repeat the changes"
                     )
                 self._adopt(target, *storage.commit(target, there, self._contents, self._next_id))
 
@@ -125,7 +125,7 @@ class VectorIndex:
         with self._lock:
             segment = new_segment(n, vectors, ids, given_records, self._next_id)
             if any(stored.codes is not None and stored.features is not None for stored in self._contents.segments):
-                raise SearchError("This index holds codes and features; open it as a Store, whose append takes both.")
+                raise SearchError("this index holds codes and features; open it as a Store, whose append takes both")
             self._contents = self._contents.added(segment, ids_given=ids is not None)
             self._next_id = max(self._next_id, int(segment.ids.max(initial=-1)) + 1)
         return segment.ids.copy()
@@ -150,5 +150,5 @@ def _whole_numbers(ids: npt.ArrayLike) -> Ids:
     """Ids as a flat int64 array."""
     given = np.asarray(ids)
     if given.ndim != 1 or not (np.issubdtype(given.dtype, np.integer) or not len(given)):
-        raise SearchError(f"Ids have shape {given.shape} and dtype {given.dtype}, expected a list of whole numbers.")
+        raise SearchError(f"ids have shape {given.shape} and dtype {given.dtype}, expected a list of whole numbers")
     return given.astype(np.int64)

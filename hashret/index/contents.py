@@ -138,15 +138,15 @@ class Contents:
             known = segment.ids[self.locate(segment.ids)[0] >= 0]
             if len(known):
                 raise SearchError(
-                    f"The id {known[0]} is in the index already, expected new ids; remove it first. Nothing was added."
+                    f"the id {known[0]} is in the index already, so nothing was added; give a new id, or remove the old one first"
                 )
         if segment.records is not None:
             names = [record["id"] for record in segment.records.at(range(len(segment)))]
             known_rows = np.flatnonzero(self.find(names) >= 0)
             if len(known_rows):
                 raise SearchError(
-                    f"A picture with id {names[known_rows[0]]!r} is in the index already, expected new ids; "
-                    "remove it first. Nothing was added."
+                    f"a picture with id {names[known_rows[0]]!r} is in the index already, so nothing was added; "
+                    "give it a new id, or remove the old one first"
                 )
         segments = [*self.segments, segment]
         # Many small additions become few segments: each row is copied a logarithmic number of times.
@@ -157,10 +157,10 @@ class Contents:
     def without(self, ids: Ids) -> Contents:
         """With these ids deleted; SearchError, and nothing removed, when one is not here or is given twice."""
         if len(np.unique(ids)) != len(ids):
-            raise SearchError("An id to remove is given twice, expected every id once; nothing was removed.")
+            raise SearchError("an id to remove is given twice, expected every id once; nothing was removed")
         numbers, rows = self.locate(ids)
         if (numbers < 0).any():
-            raise SearchError(f"The id {ids[numbers < 0][0]} is not in the index; nothing was removed.")
+            raise SearchError(f"the id {ids[numbers < 0][0]} is not in the index; nothing was removed")
         segments = list(self.segments)
         for number in np.unique(numbers).tolist():
             segments[number] = segments[number].without(rows[numbers == number])
@@ -173,13 +173,13 @@ def checked_ids(ids: npt.ArrayLike | None, n: int, next_id: int) -> Ids:
         return np.arange(next_id, next_id + n, dtype=np.int64)
     given = np.asarray(ids)
     if given.shape != (n,) or not (np.issubdtype(given.dtype, np.integer) or n == 0):
-        raise SearchError(f"Ids have shape {given.shape} and dtype {given.dtype}, expected {n} whole numbers.")
+        raise SearchError(f"ids have shape {given.shape} and dtype {given.dtype}, expected {n} whole numbers")
     if n and (int(given.min()) < 0 or int(given.max()) >= 2**62):
-        raise SearchError(f"Ids go from {given.min()} to {given.max()}, expected numbers from 0 to 2**62 - 1.")
+        raise SearchError(f"ids go from {given.min()} to {given.max()}, expected numbers from 0 to 2**62 - 1")
     given = given.astype(np.int64)
     if len(np.unique(given)) != n:
         values, counts = np.unique(given, return_counts=True)
-        raise SearchError(f"The id {values[counts > 1][0]} is given twice, expected every id once; nothing was added.")
+        raise SearchError(f"the id {values[counts > 1][0]} is given twice, expected every id once; nothing was added")
     return given
 
 

@@ -40,9 +40,9 @@ class CosineIndex(VectorIndex):
     def __init__(self, dim: int, dtype: str = "float32", model: Mapping[str, Any] | None = None) -> None:
         """An empty index. dim: numbers in a vector. dtype: how they are kept, float32 or float16."""
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
-            raise SearchError(f"dim is {dim!r}, expected a whole number from 1.")
+            raise SearchError(f"dim is {dim!r}, expected a whole number from 1")
         if dtype not in ("float16", "float32"):
-            raise SearchError(f"dtype is {dtype!r}, expected float16 or float32.")
+            raise SearchError(f"dtype is {dtype!r}, expected float16 or float32")
         kept = None if model is None else dict(model)
         super().__init__(storage.new_manifest(code_size=None, dim=int(dim), feature_dtype=dtype, model=kept))
 
@@ -51,7 +51,7 @@ class CosineIndex(VectorIndex):
         """The index of a folder, memory-mapped; IndexFormatError when it is damaged, SearchError without features."""
         described, contents = storage.load(Path(folder))
         if described.dim is None or described.feature_dtype is None:
-            raise SearchError(f"{folder} holds no features, only codes; build it with --metric cosine or both.")
+            raise SearchError(f"{folder} holds no features, only codes; build it with --metric cosine or both")
         index = cls(described.dim, described.feature_dtype)
         index._adopt(Path(folder), described, contents)
         return index
@@ -81,7 +81,7 @@ class CosineIndex(VectorIndex):
         Equal similarities give the earlier row.
         """
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise SearchError(f"k is {k!r}, expected a whole number from 1.")
+            raise SearchError(f"k is {k!r}, expected a whole number from 1")
         contents = self._contents
         queries = features.unit_vectors(features_QD, self.dim)
         similarities = np.full((len(queries), k), np.nan, np.float32)
@@ -114,7 +114,7 @@ class CosineIndex(VectorIndex):
         radius: the least similarity, from -1 to 1. Each query's are descending, equal ones give the earlier row.
         """
         if not -1 <= radius <= 1:
-            raise SearchError(f"radius is {radius!r}, expected the least similarity wanted, from -1 to 1.")
+            raise SearchError(f"radius is {radius!r}, expected the least similarity wanted, from -1 to 1")
         contents = self._contents
         queries = features.unit_vectors(features_QD, self.dim)
         found: list[tuple[list[Similarities], list[Ids]]] = [([], []) for _ in range(len(queries))]

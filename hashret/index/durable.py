@@ -50,10 +50,10 @@ def writer_lock(folder: Path) -> Iterator[None]:
     try:
         opened = (folder / "lock").open("a+b")
     except OSError as error:
-        raise SearchError(f"The index {folder} cannot be written: {error}.") from error
+        raise SearchError(f"the index {folder} cannot be written ({error.strerror or error})") from error
     with opened as file:
         if not _try_lock(file):
-            raise SearchError(f"The index {folder} is being written by another process; wait for it and try again.")
+            raise SearchError(f"the index {folder} is being written by another process; wait for it and try again")
         yield
 
 

@@ -23,16 +23,14 @@ def unit_vectors(features_ND: npt.ArrayLike, dim: int, dtype: str = "float32") -
     """Vectors (N, dim) of length 1; SearchError for another shape, NaN, infinity or a vector of zeros."""
     features = np.asarray(features_ND)
     if features.ndim != 2 or features.shape[1] != dim or not np.issubdtype(features.dtype, np.floating):
-        raise SearchError(
-            f"Vectors have shape {features.shape} and dtype {features.dtype}, expected floats (N, {dim})."
-        )
+        raise SearchError(f"vectors have shape {features.shape} and dtype {features.dtype}, expected floats (N, {dim})")
     wide = features.astype(np.float64)
     # Scaled by the largest entry first, so that no square overflows or vanishes.
     largest = np.abs(wide).max(axis=1, keepdims=True, initial=0.0)
     wrong = np.flatnonzero(~np.isfinite(largest[:, 0]) | (largest[:, 0] == 0))
     if len(wrong):
         raise SearchError(
-            f"Vector {wrong[0]} is all zeros or holds NaN or infinity, expected finite numbers with a direction."
+            f"vector {wrong[0]} is all zeros or holds NaN or infinity, expected finite numbers with a direction"
         )
     wide /= largest
     wide /= np.sqrt((wide * wide).sum(axis=1, keepdims=True))

@@ -45,7 +45,7 @@ class HammingIndex(VectorIndex):
         """The index of a folder, memory-mapped; IndexFormatError when it is damaged, SearchError without codes."""
         described, contents = storage.load(Path(folder))
         if described.code_size is None:
-            raise SearchError(f"{folder} holds no codes, only features; build it with --metric hamming or both.")
+            raise SearchError(f"{folder} holds no codes, only features; build it with --metric hamming or both")
         index = cls(described.code_size)
         index._adopt(Path(folder), described, contents)
         return index

@@ -88,7 +88,7 @@ def read(folder: Path) -> Manifest:
     """The checked manifest of an index folder; IndexFormatError when it is none, is damaged, or is newer than this."""
     path = folder / NAME
     if not path.is_file():
-        raise IndexFormatError(f"{folder} is no hashret index: it has no {NAME}; give the folder that `index` wrote.")
+        raise IndexFormatError(f"{folder} is no hashret index: it has no {NAME}; give the folder that `index` wrote")
     if path.stat().st_size > _LARGEST_MANIFEST:
         raise _damaged(path, "it is far too large")
     try:
@@ -96,19 +96,19 @@ def read(folder: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "it is not JSON") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise IndexFormatError(f"{path} does not describe a hashret index: its format is not {FORMAT!r}.")
+        raise IndexFormatError(f"{path} does not describe a hashret index: its format is not {FORMAT!r}")
     version = content.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise _damaged(path, "its format version is no whole number")
     if version > FORMAT_VERSION:
         raise IndexFormatError(
             f"{folder} has index format {version}, this hashret {__version__} reads up to {FORMAT_VERSION}; "
-            "upgrade hashret, or build the index again with this version."
+            "upgrade hashret, or build the index again with this version"
         )
     if content.pop("checksum", None) != _checksum(content):
         raise _damaged(path, "its checksum is wrong")
     if content.get("bit_order") != BIT_ORDER:
-        raise IndexFormatError(f"{path} has bit order {content.get('bit_order')!r}, expected {BIT_ORDER!r}.")
+        raise IndexFormatError(f"{path} has bit order {content.get('bit_order')!r}, expected {BIT_ORDER!r}")
     return _parse(path, content)
 
 
@@ -173,4 +173,4 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _damaged(path: Path, why: str) -> IndexFormatError:
-    return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again.")
+    return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again")

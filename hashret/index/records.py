@@ -34,7 +34,7 @@ def checked(records: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> list[Re
     SearchError for another number of records, an id given twice, or attributes that JSON cannot hold.
     """
     if len(records) != len(ids):
-        raise SearchError(f"There are {len(records)} records for {len(ids)} codes, expected one for each.")
+        raise SearchError(f"there are {len(records)} records for {len(ids)} codes, expected one for each")
     found: list[Record] = []
     for number, record in zip(ids, records, strict=True):
         fields = {name: str(record.get(name, str(number) if name == "id" else "")) for name in FIELDS}
@@ -44,12 +44,12 @@ def checked(records: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> list[Re
             # Undecodable file names carry lone surrogates, which no text file can hold.
             fields, attributes = json.loads(spelled.encode().decode())
         except (TypeError, ValueError) as error:
-            raise SearchError(f"The record of {fields['id']!r} cannot be stored as text: {error}.") from error
+            raise SearchError(f"the record of {fields['id']!r} cannot be stored as text: {error}") from error
         found.append({**fields, **attributes})
     seen: set[str] = set()
     for record in found:
         if record["id"] in seen:
-            raise SearchError(f"The id {record['id']!r} is given twice, expected every id once; nothing was added.")
+            raise SearchError(f"the id {record['id']!r} is given twice, expected every id once; nothing was added")
         seen.add(record["id"])
     return found
 
@@ -86,7 +86,7 @@ class StoredRecords:
             found[row] = {"id": name, "path": path, "label": label, "split": split, **json.loads(attributes)}
         missing = [row for row in rows if row not in found]
         if missing:
-            raise IndexFormatError(f"{self._path} is damaged: it has no record of row {missing[0]}.")
+            raise IndexFormatError(f"{self._path} is damaged: it has no record of row {missing[0]}")
         return [dict(found[row]) for row in rows]
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
@@ -105,7 +105,7 @@ class StoredRecords:
                     some = values[start : start + _VARIABLES]
                     yield from connection.execute(f"{statement}({','.join('?' * len(some))})", some)
         except (sqlite3.Error, json.JSONDecodeError) as error:
-            raise IndexFormatError(f"{self._path} is damaged or missing: {error}.") from error
+            raise IndexFormatError(f"{self._path} is damaged or missing: {error}") from error
 
 
 def write(path: Path, records: Iterable[Record]) -> None:

@@ -54,7 +54,7 @@ def commit(folder: Path, before: Manifest, contents: Contents, next_id: int) -> 
 def create(folder: Path, described: Manifest, contents: Contents, next_id: int) -> tuple[Manifest, Contents]:
     """Store contents in a new folder, which appears whole; SearchError when something else is there."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SearchError(f"{folder} exists and is not this index's own folder; choose another name, or append to it.")
+        raise SearchError(f"{folder} exists and is not this index's own folder; choose another name, or append to it")
     temporary = folder.parent / durable.temporary_name()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def create(folder: Path, described: Manifest, contents: Contents, next_id: int) 
             folder.rmdir()
         temporary.rename(folder)
     except OSError as error:
-        raise SearchError(f"The index {folder} cannot be written: {error}.") from error
+        raise SearchError(f"the index {folder} cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     durable.flush(folder.parent)
@@ -189,7 +189,7 @@ def _map_array(path: Path, file: FileEntry, dtype: np.dtype[Any], shape: tuple[i
 def _check_size(path: Path, file: FileEntry) -> None:
     """The file is there and as large as the manifest says; asked before anything maps it."""
     if not path.is_file():
-        raise IndexFormatError(f"{path} is missing; restore the folder from a copy or build the index again.")
+        raise IndexFormatError(f"{path} is missing; restore the folder from a copy or build the index again")
     if path.stat().st_size != file.n_bytes:
         raise _damaged(path, f"it has {path.stat().st_size} bytes, expected {file.n_bytes}")
 
@@ -203,4 +203,4 @@ def _sha256(path: Path) -> str:
 
 
 def _damaged(path: Path, why: str) -> IndexFormatError:
-    return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again.")
+    return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again")

@@ -50,13 +50,13 @@ class Store:
         feature_dtype: float32 or float16. model: {"fingerprint", "name"} of what makes them.
         """
         if code_size is None and dim is None:
-            raise SearchError("The index would hold neither codes nor features, expected code_size, dim or both.")
+            raise SearchError("the index would hold neither codes nor features, expected code_size, dim or both")
         if code_size is not None:
             bytes_per_code(code_size)
         if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1):
-            raise SearchError(f"dim is {dim!r}, expected a whole number from 1.")
+            raise SearchError(f"dim is {dim!r}, expected a whole number from 1")
         if feature_dtype not in ("float16", "float32"):
-            raise SearchError(f"feature_dtype is {feature_dtype!r}, expected float16 or float32.")
+            raise SearchError(f"feature_dtype is {feature_dtype!r}, expected float16 or float32")
         described = storage.new_manifest(
             code_size=None if code_size is None else int(code_size),
             dim=None if dim is None else int(dim),
@@ -121,7 +121,7 @@ class Store:
         for name, given, wanted in (("codes", codes, self.code_size), ("features", features, self.dim)):
             if (given is None) != (wanted is None):
                 holds = " and ".join(["codes"] * (self.code_size is not None) + ["features"] * (self.dim is not None))
-                raise SearchError(f"{name} were {'not ' if given is None else ''}given, but the index holds {holds}.")
+                raise SearchError(f"{name} were {'not ' if given is None else ''}given, but the index holds {holds}")
         if codes is not None and self.code_size is not None:
             vectors["codes"] = check_codes(codes, self.code_size)
             lengths.add(len(vectors["codes"]))
@@ -129,7 +129,7 @@ class Store:
             vectors["features"] = unit_vectors(features, self.dim, str(self._manifest.feature_dtype))
             lengths.add(len(vectors["features"]))
         if len(lengths) != 1:
-            raise SearchError(f"There are {' and '.join(map(str, sorted(lengths)))} rows, expected as many of each.")
+            raise SearchError(f"there are {' and '.join(map(str, sorted(lengths)))} rows, expected as many of each")
         n = lengths.pop()
         with durable.writer_lock(self.folder):
             before, contents = storage.load(self.folder)
@@ -146,9 +146,7 @@ class Store:
         """How many rows were removed, in one commit; SearchError, and nothing removed, when an id is not here."""
         given = np.asarray(ids)
         if given.ndim != 1 or not (np.issubdtype(given.dtype, np.integer) or not len(given)):
-            raise SearchError(
-                f"Ids have shape {given.shape} and dtype {given.dtype}, expected a list of whole numbers."
-            )
+            raise SearchError(f"ids have shape {given.shape} and dtype {given.dtype}, expected a list of whole numbers")
         with durable.writer_lock(self.folder):
             before, contents = storage.load(self.folder)
             self._require_same(before.uid)
@@ -171,4 +169,4 @@ class Store:
 
     def _require_same(self, uid: str) -> None:
         if uid != self._manifest.uid:
-            raise SearchError(f"{self.folder} now holds another index than the one that was opened; open it again.")
+            raise SearchError(f"{self.folder} now holds another index than the one that was opened; open it again")

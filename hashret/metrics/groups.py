@@ -49,20 +49,20 @@ def group(distances_QN: npt.ArrayLike, relevant_QN: npt.ArrayLike, valid_QN: npt
     distances, relevant = np.asarray(distances_QN), np.asarray(relevant_QN)
     if distances.ndim != 2 or not np.issubdtype(distances.dtype, np.number):
         raise UsageError(
-            f"Distances have shape {distances.shape} and dtype {distances.dtype}, expected numbers of shape (Q, N)."
+            f"distances have shape {distances.shape} and dtype {distances.dtype}, expected numbers of shape (Q, N)"
         )
     valid = np.ones(distances.shape, np.bool_) if valid_QN is None else np.asarray(valid_QN)
     for name, flags in (("relevant", relevant), ("valid", valid)):
         if flags.dtype != np.bool_ or flags.shape != distances.shape:
             raise UsageError(
-                f"{name} has dtype {flags.dtype} and shape {flags.shape}, expected bool of shape {distances.shape}."
+                f"{name} has dtype {flags.dtype} and shape {flags.shape}, expected bool of shape {distances.shape}"
             )
     relevant = relevant & valid
     whole = np.issubdtype(distances.dtype, np.integer)
     if whole and distances.size and distances.min() >= 0 and distances.max() < _HISTOGRAM_LIMIT:
         return _counted(distances, relevant, valid)
     if not np.isfinite(distances[valid]).all():
-        raise UsageError("A distance is NaN or infinite, expected finite numbers; check the embeddings.")
+        raise UsageError("a distance is NaN or infinite, expected finite numbers; check the embeddings")
     return _sorted(distances, relevant, valid)
 
 

@@ -18,10 +18,10 @@ def bootstrap_interval(
     """
     values = np.asarray(values_Q, np.float64)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
-        raise UsageError(f"The values have shape {values.shape}, expected at least one finite number a query.")
+        raise UsageError(f"the values have shape {values.shape}, expected at least one finite number a query")
     if not 0 < confidence < 1 or resamples < 1:
         raise UsageError(
-            f"confidence is {confidence} and resamples {resamples}, expected one between 0 and 1, and at least 1."
+            f"confidence is {confidence} and resamples {resamples}, expected one between 0 and 1, and at least 1"
         )
     rng = np.random.default_rng(seed)
     means = np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)])

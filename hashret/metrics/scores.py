@@ -69,9 +69,9 @@ class RetrievalScores:
         """All queries of the chunks, in order; UsageError unless the chunks were scored alike."""
         parts = list(chunks)
         if not parts:
-            raise UsageError("There are no scores to merge, expected at least one chunk.")
+            raise UsageError("there are no scores to merge, expected at least one chunk")
         if any(part.values.keys() != parts[0].values.keys() or part.choices != parts[0].choices for part in parts):
-            raise UsageError("The chunks were scored with different cutoffs or choices, expected the same for all.")
+            raise UsageError("the chunks were scored with different cutoffs or choices, expected the same for all")
         return RetrievalScores(
             {name: np.concatenate([part.values[name] for part in parts], axis=1) for name in parts[0].values},
             np.concatenate([part.scored_Q for part in parts]),
@@ -101,7 +101,7 @@ class RetrievalScores:
     def per_query(self, name: str, order: str = "expected") -> npt.NDArray[np.float64]:
         """One value for each scored query, for intervals and paired comparisons."""
         if order not in ORDERS:
-            raise UsageError(f"The tie order is {order!r}, expected one of {', '.join(ORDERS)}.")
+            raise UsageError(f"the tie order is {order!r}, expected one of {', '.join(ORDERS)}")
         values: npt.NDArray[np.float64] = self._named(name)[ORDERS.index(order)]
         return values
 
@@ -144,7 +144,7 @@ class RetrievalScores:
 
     def _named(self, name: str) -> npt.NDArray[np.float64]:
         if name not in self.values:
-            raise UsageError(f"There is no score {name!r}, expected one of {', '.join(self.values)}.")
+            raise UsageError(f"there is no score {name!r}, expected one of {', '.join(self.values)}")
         return self.values[name]
 
 
@@ -169,7 +169,7 @@ def retrieval_scores(
     """
     for k in (*ks, *(cutoff for cutoff in map_cutoffs if cutoff is not None)):
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise UsageError(f"A cutoff is {k!r}, expected a whole number from 1.")
+            raise UsageError(f"a cutoff is {k!r}, expected a whole number from 1")
     groups = group(distances_QN, relevant_QN, valid_QN)
     scored = groups.n_relevant_Q > 0
     groups = groups.select(scored)
@@ -204,12 +204,12 @@ def leave_one_out_top1(
     own = list(range(len(labels))) if ids is None else list(ids)
     if not len(nearest_ids) == len(labels) == len(own) or not own:
         raise UsageError(
-            f"There are {len(nearest_ids)} nearest ids, {len(labels)} labels and {len(own)} ids, expected as many of each."
+            f"there are {len(nearest_ids)} nearest ids, {len(labels)} labels and {len(own)} ids, expected as many of each"
         )
     label_of = dict(zip(own, labels, strict=True))
     right = 0
     for item, nearest in zip(own, nearest_ids, strict=True):
         if nearest == item or nearest not in label_of:
-            raise UsageError(f"The nearest item of {item!r} is {nearest!r}, expected the id of another item.")
+            raise UsageError(f"the nearest item of {item!r} is {nearest!r}, expected the id of another item")
         right += bool(label_of[nearest] == label_of[item])
     return right / len(own)

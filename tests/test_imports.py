@@ -59,7 +59,9 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in ("__init__.py", "__main__.py"))
+SOURCES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in ("__init__.py", "__main__.py")
+)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -82,7 +84,9 @@ BLOCK = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
 
 
 def run_blocked(code: str, names: tuple[str, ...]) -> None:
-    done = subprocess.run([sys.executable, "-c", BLOCK.format(names=names) + code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK.format(names=names) + code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -109,7 +113,14 @@ features = hashret.CosineIndex(4); features.add(np.eye(4, dtype=np.float32)); fe
 def test_public_names() -> None:
     import hashret
 
-    assert set(hashret.__all__) == {"CosineIndex", "HammingIndex", "Hasher", "HashretError", "PictureTable", "__version__"}
+    assert set(hashret.__all__) == {
+        "CosineIndex",
+        "HammingIndex",
+        "Hasher",
+        "HashretError",
+        "PictureTable",
+        "__version__",
+    }
     for name in hashret.__all__:
         assert getattr(hashret, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

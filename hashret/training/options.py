@@ -95,5 +95,7 @@ class TrainingOptions:
                 f"the run was made with settings this version does not know: {', '.join(sorted(unknown))}"
             )
         # JSON knows lists only.
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
+        }
         return cls(**values)

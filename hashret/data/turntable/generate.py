@@ -40,8 +40,11 @@ COLUMNS = (
 _DESIGN_KEY, _PLAN_KEY, _PICTURE_KEY, _NAME_KEY = range(4)
 
 # Real makes and models that the syllables could hit.
-_TAKEN = {"lada", "kia", "seat", "dacia", "toyota", "mazda", "honda", "volvo", "skoda", "corolla", "corsa", "sonata",
-          "fabia", "tata", "lancia", "carina", "camry", "polo", "golf", "vela", "micra", "astra", "tesla", "nova", "megan", "lotus"}  # fmt: skip
+_TAKEN = {
+    "lada", "kia", "seat", "dacia", "toyota", "mazda", "honda", "volvo", "skoda", "corolla",
+    "corsa", "sonata", "fabia", "tata", "lancia", "carina", "camry", "polo", "golf", "vela",
+    "micra", "astra", "tesla", "nova", "megan", "lotus",
+}  # fmt: skip
 
 # No class shall be called anything with these in it.
 _UNWANTED = ("sex", "fag", "rape", "nazi", "pis", "kak", "fuk", "tit", "nig")

@@ -1041,7 +1041,7 @@ def _lamp_glows(
     cos, sin = np.cos(turn), np.sin(turn)
     heads = light.lamps * (1.0 if light.time == 3 else 0.5)
     for end, lamp_y, lamp_z, colour in (
-        (1.0, design.lamp_y, design.lamp_z, (1.5, 1.42, 1.25)),
+        (1.0, design.lamp_y, design.lamp_z, (1.1, 1.04, 0.92)),
         (-1.0, design.tail_lamp_y, design.tail_lamp_z, (0.6, 0.03, 0.02)),
     ):
         to_eye = np.array([camera[0] - end * cos * design.length / 2, camera[1] - end * sin * design.length / 2])
@@ -1053,7 +1053,7 @@ def _lamp_glows(
             point = np.array([[x, y, lamp_z]], dtype=np.float32)
             seen = np.empty((1, 3))
             _project(np.concatenate([point, np.zeros((1, 7), np.float32)], axis=1), turn, camera, seen)
-            radius = float(camera[12] * seen[0, 2]) * (0.34 if end > 0 else 0.2)
+            radius = float(camera[12] * seen[0, 2]) * (0.26 if end > 0 else 0.2)
             strength = heads * min(1.0, 1.6 * facing)
             _add_glow(image_HW3, float(seen[0, 0]), float(seen[0, 1]), radius, *(strength * c for c in colour))
 

@@ -26,7 +26,7 @@ def require_model(model: Mapping[str, Any] | None, fingerprint: str) -> None:
     if own is not None and own != fingerprint:
         raise SearchError(
             f"the index was made by the model {described.get('name') or 'unnamed'} with fingerprint {str(own)[:12]}, "
-            f"the query by one with {fingerprint[:12]}; query with the model that made the index"
+            f"and this is one with {fingerprint[:12]}; use the model that made the index"
         )
 
 

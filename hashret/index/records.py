@@ -109,7 +109,14 @@ class StoredRecords:
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
-    """Write the records of a segment, row by row, to a new SQLite file."""
+    """Write the records of a segment, row by row, to a new SQLite file; SearchError when the disk refuses."""
+    try:
+        _write(path, records)
+    except sqlite3.Error as error:
+        raise SearchError(f"the records of the index cannot be written ({error}); make room on the disk") from error
+
+
+def _write(path: Path, records: Iterable[Record]) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         # The file is finished before anyone else sees it, so a journal would protect nothing.
         connection.execute("PRAGMA journal_mode = OFF")

@@ -56,6 +56,10 @@ class Run:
             raise TrainingError(
                 f"{self.folder / RUN_FILE} cannot be read: {error}; the run cannot be continued"
             ) from None
+        if not isinstance(document, dict) or not {"status", "options", "source"} <= document.keys():
+            raise TrainingError(
+                f"{self.folder / RUN_FILE} does not describe a training run; the run cannot be continued"
+            )
         return document
 
     def write(self, document: dict[str, Any]) -> None:

@@ -7,11 +7,14 @@ typed is imported, so that `hashret query --code` starts without torch.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from hashret import __version__
 from hashret.errors import HashretError, UsageError
@@ -28,30 +31,66 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+    As usual with argparse, --help and flags that do not parse raise SystemExit with their status (0 and 2).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
-    # torch's threads would spin while they wait, on the cores that the workers which read pictures need: measured 22-64
-    # pictures/s instead of 180 on a busy machine. OpenMP reads this once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a label shows its code points; it is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return _run(argv)
+        status = _run(argv)
+        sys.stdout.flush()
     except UsageError as error:
-        print(f"hashret: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error), 2)
     except HashretError as error:
-        print(f"hashret: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error), 1)
     except KeyboardInterrupt:
-        print("hashret: interrupted", file=sys.stderr)
-        return 130
+        return _failed("interrupted", 130)
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone: not an error. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output (head, less) has gone: not an error.
+        _give_up_output()
         return 1
+    except OSError as error:
+        _give_up_output()
+        return _failed(_in_words(error), 1)
+    except MemoryError:
+        return _failed("there is too little memory for this; close other programs, or ask for less at once", 1)
+    return status
+
+
+def _failed(sentence: str, status: int) -> int:
+    print(f"hashret: {sentence}", file=sys.stderr)
+    return status
+
+
+def _in_words(error: OSError) -> str:
+    """What the operating system refused, as one sentence."""
+    reason = error.strerror or str(error) or type(error).__name__
+    reason = reason[0].lower() + reason[1:]
+    where = f"{error.filename}: " if error.filename else ""
+    advice = {
+        errno.ENOSPC: "make room, then run the same command again",
+        errno.EACCES: "check its permissions",
+        errno.EROFS: "choose a place that can be written",
+    }.get(error.errno or 0)
+    return f"{where}{reason}" + (f"; {advice}" if advice else "")
+
+
+def _give_up_output() -> None:
+    """If standard output takes nothing any more, send what is left nowhere: Python would complain once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _run(argv: list[str]) -> int:
-    overview = argparse.ArgumentParser(
+    overview = _ExampleFirst(
         prog="hashret",
         description="Example:  hashret quickstart --out quickstart\n\n" + _overview(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,7 +112,10 @@ def _run(argv: list[str]) -> int:
 
 
 class _ExampleFirst(argparse.ArgumentParser):
-    """A parser whose help opens with the description, which opens with an example; usage and flags follow."""
+    """A parser whose help opens with the description, which opens with an example, and whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
     def format_help(self) -> str:
         description, self.description = self.description, None

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hashret.cli.options import SOURCE_HELP, add_table_arguments, open_table
+from hashret.cli.options import (
+    SOURCE_HELP,
+    add_table_arguments,
+    counted,
+    open_table,
+    positive,
+    print_json,
+)
 from hashret.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -63,19 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     check = _subcommand(commands, "check", "one line for each problem of a data set", CHECK)
     _source(check)
-    check.add_argument("--threads", type=_positive, metavar="N", help="decode on N threads (default: one a core)")
+    check.add_argument("--threads", type=positive, metavar="N", help="decode on N threads (default: one a core)")
 
     sheet = _subcommand(commands, "sheet", "a contact sheet of a data set", SHEET)
     _source(sheet)
     sheet.add_argument("--out", required=True, type=Path, metavar="PNG", help="the picture to write (.png or .jpg)")
     sheet.add_argument(
-        "--classes", type=_positive, default=10, metavar="N", help="at most N classes (default: %(default)s)"
+        "--classes", type=positive, default=10, metavar="N", help="at most N classes (default: %(default)s)"
     )
     sheet.add_argument(
-        "--per-class", type=_positive, default=8, metavar="N", help="at most N pictures of each (default: %(default)s)"
+        "--per-class", type=positive, default=8, metavar="N", help="at most N pictures of each (default: %(default)s)"
     )
     sheet.add_argument(
-        "--size", type=_positive, default=144, metavar="PIXELS", help="side of a picture (default: %(default)s)"
+        "--size", type=positive, default=144, metavar="PIXELS", help="side of a picture (default: %(default)s)"
     )
     sheet.add_argument("--seed", type=int, metavar="N", help="draw classes and pictures at random with this seed")
 
@@ -114,16 +120,6 @@ def _source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
-    return number
-
-
 def run_table(args: argparse.Namespace) -> int:
     """Write a source as CSV; prints what it holds."""
     from hashret.data.splitting import split_pictures, split_unseen_classes
@@ -136,7 +132,7 @@ def run_table(args: argparse.Namespace) -> int:
     table.write_csv(args.out)
     summary = summarise(table)
     if args.json:
-        print(json.dumps({"out": str(args.out), **summary}, indent=2, ensure_ascii=False))
+        print_json({"out": args.out, **summary})
     else:
         print(f"{args.out}: {_in_words(summary)}")
     return 0
@@ -152,12 +148,12 @@ def run_check(args: argparse.Namespace) -> int:
     if args.json:
         document = {**summarise(table), "errors": counts["error"], "warnings": counts["warning"]}
         document["problems"] = [problem.as_dict() for problem in problems]
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print_json(document)
     else:
         for problem in problems:
             print(problem)
-        print(f"{table.name}: {_in_words(summarise(table))}; {_count(counts['error'], 'error')}, ", end="")
-        print(_count(counts["warning"], "warning"))
+        found = f"{counted(counts['error'], 'error')}, {counted(counts['warning'], 'warning')}"
+        print(f"{table.name}: {_in_words(summarise(table))}; {found}")
     return 1 if counts["error"] else 0
 
 
@@ -185,11 +181,9 @@ def run_sheet(args: argparse.Namespace) -> int:
         raise DataError(f"{args.out} cannot be written ({error.strerror}); choose another --out") from error
     shown = [table.ids[row] for row in rows if row is not None]
     if args.json:
-        print(
-            json.dumps({"out": str(args.out), "size": list(sheet.size), "shown": shown}, indent=2, ensure_ascii=False)
-        )
+        print_json({"out": args.out, "size": list(sheet.size), "shown": shown})
     else:
-        print(f"{args.out}: {_count(len(shown), 'picture')} of {len(table):,}, {sheet.width}x{sheet.height} pixels")
+        print(f"{args.out}: {counted(len(shown), 'picture')} of {len(table):,}, {sheet.width}x{sheet.height} pixels")
     return 0
 
 
@@ -235,16 +229,12 @@ def summarise(table: PictureTable) -> dict[str, Any]:
 
 
 def _in_words(summary: dict[str, Any]) -> str:
-    words = [_count(summary["pictures"], "picture")]
+    words = [counted(summary["pictures"], "picture")]
     if summary["classes"]:
-        words.append(_count(summary["classes"], "class", "classes"))
+        words.append(counted(summary["classes"], "class", "classes"))
         if summary["unlabelled"]:
             words.append(f"{summary['unlabelled']:,} without a label")
     else:
         words.append("no labels")
     words += [f"{split} {count:,}" for split, count in summary["splits"].items()]
     return ", ".join(words)
-
-
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"

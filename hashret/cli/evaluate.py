@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hashret.cli.options import add_compute_arguments, add_data_arguments, add_json_argument, print_json, text_table
-from hashret.errors import UsageError
+from hashret.cli.options import (
+    add_compute_arguments,
+    add_data_arguments,
+    add_json_argument,
+    check_writable,
+    counted,
+    positive,
+    print_json,
+    say_skipped,
+    text_table,
+)
+from hashret.errors import DataError
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
-    from hashret.evaluation.compare import Representation, Result
+    from hashret.evaluation.compare import Result
+    from hashret.metrics import Score
     from hashret.model.hasher import Hasher
+
+CONTROL = "control: "
+"""How names of representations begin that a model has to beat."""
 
 EXAMPLE = """\
 Example:  hashret evaluate --model runs/cars64 --data cars.csv --split test
@@ -33,9 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, split=False)
     parser.add_argument("--split", metavar="NAME", help="the queries (default: test, where the table has it, else all)")
     parser.add_argument("--gallery-split", metavar="NAME", help="what they search (default: the queries themselves)")
-    parser.add_argument("-k", type=int, nargs="+", default=[1, 10], metavar="K", help="cutoffs (default: 1 10)")
+    parser.add_argument("-k", type=positive, nargs="+", default=[1, 10], metavar="K", help="cutoffs (default: 1 10)")
     parser.add_argument(
-        "--map-k", type=int, nargs="*", default=[10], metavar="K", help="cutoffs of mAP beside all ranks (default: 10)"
+        "--map-k",
+        type=positive,
+        nargs="*",
+        default=[10],
+        metavar="K",
+        help="cutoffs of mAP beside all ranks (default: 10)",
     )
     parser.add_argument(
         "--rule",
@@ -56,50 +76,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode, compare, print."""
-    from hashret.data.readable import keep_readable, write_skipped
+    from hashret.data.readable import write_skipped
     from hashret.data.sources import open_source
-    from hashret.evaluation.compare import compare
+    from hashret.evaluation.compare import Representation, compare
     from hashret.evaluation.gallery import gallery_rule, is_turntable
     from hashret.model.hasher import Hasher
 
+    if args.out:
+        check_writable("--out", args.out)
     whole = open_source(args.data, args.label_map)
     rule = gallery_rule(args.rule, whole)
     split = args.split or ("test" if "test" in whole.splits else None)
-    queries = whole.where_split(split) if split else whole
-    gallery = whole.where_split(args.gallery_split) if args.gallery_split else queries
-    queries = queries.select(np.array([bool(label) for label in queries.labels], dtype=bool))
+    gallery_split = args.gallery_split or split
+    gallery_rows = _rows(whole, gallery_split)
+    query_rows = np.array([row for row in _rows(whole, split) if whole.labels[row]], dtype=np.int64)
+    if not len(query_rows):
+        raise DataError(f"{_part(whole.name, split)} has no labelled picture, so no answer can be right; label some")
     hasher = Hasher.from_pretrained(args.model, device=args.device)
-    if args.on_bad == "skip":
-        (queries, skipped), (gallery, more) = (keep_readable(table, on_bad="skip") for table in (queries, gallery))
-        skipped_list = Path(f"{Path(args.model).name}.skipped.txt")
-        if skipped or more:
-            write_skipped(skipped_list, sorted({*skipped, *more}))
-            print(
-                f"{len({*skipped, *more})} pictures cannot be read; they are listed in {skipped_list}", file=sys.stderr
-            )
+
     controls = args.controls == "on" or (args.controls == "auto" and is_turntable(whole))
+    rows, vectors, skipped = _encode(hasher, whole, np.union1d(query_rows, gallery_rows), args, controls=controls)
+    query_rows, gallery_rows = np.intersect1d(query_rows, rows), np.intersect1d(gallery_rows, rows)
+    skipped_list = None
+    if skipped:
+        skipped_list = Path(f"{args.out or Path(args.model).name}.skipped.txt")
+        write_skipped(skipped_list, skipped)
+        say_skipped(len(skipped), skipped_list)
+    queries, gallery = whole.select(query_rows), whole.select(gallery_rows)
+    of_queries, of_gallery = np.searchsorted(rows, query_rows), np.searchsorted(rows, gallery_rows)
     results = compare(
-        _representations(hasher, queries, gallery, args, controls=controls),
+        [Representation(name, each[of_queries], each[of_gallery], bits) for name, each, bits in vectors],
         queries,
         gallery,
         rule,
         ks=sorted(set(args.k)),
         map_cutoffs=[None, *sorted(set(args.map_k))],
     )
+    if not results[0].scores.n_queries:
+        raise DataError(
+            f"none of the {counted(len(queries), 'query', 'queries')} has a picture of its own class to find in the "
+            "gallery; score classes with two pictures at least"
+        )
     document = {
         "model": args.model,
         "model_protocol": hasher.protocol,
         "data": whole.name,
         "queries": {"split": split, "pictures": len(queries), "classes": len(set(queries.labels))},
-        "gallery": {"split": args.gallery_split or split, "pictures": len(gallery)},
+        "gallery": {"split": gallery_split, "pictures": len(gallery)},
+        "skipped": len(skipped),
+        "skipped_list": None if skipped_list is None else str(skipped_list),
         "rule": rule.sentence,
         "results": [result.as_dict() for result in results],
     }
     if args.out:
-        try:
-            args.out.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        except OSError as error:
-            raise UsageError(f"the scores cannot be written to {args.out} ({error.strerror})") from error
+        args.out.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if args.json:
         print_json(document)
     else:
@@ -107,67 +137,91 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _representations(
-    hasher: Hasher, queries: PictureTable, gallery: PictureTable, args: argparse.Namespace, *, controls: bool
-) -> list[Representation]:
-    """Codes and features of the model, and the controls, for queries and gallery."""
+def _rows(table: PictureTable, split: str | None) -> NDArray[np.int64]:
+    """The rows of a split, or all of them. DataError when the table has no such split."""
+    if split is None:
+        return np.arange(len(table))
+    table.where_split(split)
+    return np.flatnonzero([each == split for each in table.splits])
+
+
+def _part(name: str, split: str | None) -> str:
+    return name if split is None else f"the split {split!r} of {name}"
+
+
+def _encode(
+    hasher: Hasher, whole: PictureTable, rows: NDArray[np.int64], args: argparse.Namespace, *, controls: bool
+) -> tuple[NDArray[np.int64], list[tuple[str, NDArray[Any], int | None]], list[tuple[str, str]]]:
+    """The rows that can be read; name, vectors of these rows and bits (for codes) of all that is compared; the others."""
     from hashret.encoding import encode_table
-    from hashret.evaluation.compare import Representation
     from hashret.evaluation.controls import pixel_vectors, untrained_features
 
-    def both(make: Any) -> tuple[Any, Any]:
-        """What `make` gives for queries and gallery; made once where they are the same table."""
-        of_queries = make(queries)
-        return of_queries, of_queries if gallery.ids == queries.ids else make(gallery)
-
-    encoded, searched = both(
-        lambda table: encode_table(
-            hasher, table, what=("codes", "features"), batch_size=args.batch_size, workers=args.workers
-        )
+    table = whole.select(rows)
+    encoded = encode_table(
+        hasher,
+        table,
+        what=("codes", "features"),
+        batch_size=args.batch_size,
+        workers=args.workers,
+        on_bad=args.on_bad,
     )
-    compared = [
-        Representation(f"hash, {hasher.code_size} bits", encoded.codes, searched.codes, hasher.code_size),
-        Representation(f"float, {hasher.feature_size} numbers", encoded.features, searched.features),
+    assert encoded.codes is not None and encoded.features is not None
+    readable = table.select(encoded.rows)
+    vectors: list[tuple[str, NDArray[Any], int | None]] = [
+        (f"hash, {hasher.code_size} bits", encoded.codes, hasher.code_size),
+        (f"float, {hasher.feature_size} numbers", encoded.features, None),
     ]
     if controls:
-        compared += [
-            Representation("control: raw 32×32 pixels", *both(pixel_vectors)),
-            Representation(
-                "control: untrained network",
-                *both(lambda table: untrained_features(hasher, table, workers=args.workers)),
-            ),
+        vectors += [
+            (f"{CONTROL}raw 32×32 pixels", pixel_vectors(readable), None),
+            (f"{CONTROL}untrained network", untrained_features(hasher, readable, workers=args.workers), None),
         ]
-    return compared
+    return rows[encoded.rows], vectors, [(picture.path, picture.message) for picture in encoded.skipped]
 
 
 def _print(document: dict[str, Any], results: list[Result]) -> None:
     queries, gallery = document["queries"], document["gallery"]
     print(
-        f"{document['data']}: {queries['pictures']} queries of {queries['classes']} classes, "
-        f"gallery of {gallery['pictures']}; {document['rule']}"
+        f"{_part(document['data'], queries['split'])}: {counted(queries['pictures'], 'query', 'queries')} of "
+        f"{counted(queries['classes'], 'class', 'classes')} in a gallery of {counted(gallery['pictures'], 'picture')}"
+        + (f" (the split {gallery['split']!r})" if gallery["split"] != queries["split"] else "")
+        + f"; {document['rule']}"
     )
-    excluded = results[0].scores.n_excluded
-    if excluded:
-        print(f"{excluded} queries have nothing to find and are left out of the scores")
-    names = [name for name in results[0].scores.names if "/" not in name]
-    header = ["", *(_title(name) for name in names)]
-    rows = [[result.name, *(_cell(result, name) for name in names)] for result in results]
-    print("\n" + text_table(header, rows))
-    print("\nmAP: expected over tie orders (worst to best order). ± is half of the 95 % interval over queries.")
-    print("Signatures:")
-    for signature in dict.fromkeys(result.scores.signature(name) for name in names for result in results):
-        print(f"  {signature}")
+    scores = results[0].scores
+    if scores.n_excluded:
+        print(f"{counted(scores.n_excluded, 'query', 'queries')} with nothing to find left out of the scores")
+    names = [name for name in scores.names if "/" not in name]
+    intervals = [result["hit@1_interval_95"] for result in document["results"]]
+    rows = []
+    for name in names:
+        cells = [f"{result.scores[name].expected:.4f}" for result in results]
+        if name == "hit@1":
+            halves = [(interval[1] - interval[0]) / 2 if interval else math.nan for interval in intervals]
+            cells = [f"{cell} ±{half:.4f}" for cell, half in zip(cells, halves, strict=True)]
+        rows.append([_title(name), *cells, _denominator(scores.signature(name))])
+        if name.startswith("map@") and any(_tied(result.scores[name]) for result in results):
+            rows.append(["  worst, best order", *(_range(result.scores[name]) for result in results), ""])
+    columns = [result.name.removeprefix(CONTROL) for result in results]
+    print("\n" + text_table(["", *columns, "divided by"], rows))
+    print("\n±: half of the 95 % interval over queries. mAP: expected over all orders of equally distant pictures.")
+    if any(result.name.startswith(CONTROL) for result in results):
+        print("Raw pixels and the untrained network are controls: what a model has to beat.")
+    signatures = [result.scores.signature(name).split("|") for result in results for name in names]
+    shared = [part for part in signatures[0] if all(part in signature for signature in signatures)]
+    print(f"Signature of every score: {'|'.join(shared)} (in full, one a score: --json)")
 
 
 def _title(name: str) -> str:
-    return "top-1 (hit@1)" if name == "hit@1" else name.replace("map@", "mAP@")
+    return "hit@1 (top-1)" if name == "hit@1" else name.replace("map@", "mAP@")
 
 
-def _cell(result: Result, name: str) -> str:
-    score = result.scores[name]
-    if name == "hit@1":
-        interval = result.as_dict()["hit@1_interval_95"]
-        return f"{score.expected:.4f}" + (f" ±{(interval[1] - interval[0]) / 2:.3f}" if interval else "")
-    if name.startswith("map@") and score.best - score.worst >= 0.00005:
-        return f"{score.expected:.4f} ({score.worst:.4f} to {score.best:.4f})"
-    return f"{score.expected:.4f}"
+def _denominator(signature: str) -> str:
+    return next(part for part in signature.split("|") if part.startswith("denominator:")).partition(":")[2]
+
+
+def _tied(score: Score) -> bool:
+    return score.best - score.worst >= 0.00005
+
+
+def _range(score: Score) -> str:
+    return f"{score.worst:.4f} {score.best:.4f}" if _tied(score) else "-"

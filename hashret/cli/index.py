@@ -8,8 +8,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hashret.cli.options import add_compute_arguments, add_data_arguments, add_json_argument, open_data, print_json
-from hashret.errors import UsageError
+from hashret.cli.options import (
+    add_compute_arguments,
+    add_data_arguments,
+    add_json_argument,
+    counted,
+    open_data,
+    print_json,
+    say_skipped,
+)
+from hashret.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
@@ -45,8 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode and write; nothing is visible in the index before all of it is."""
-    if args.out.exists() and not args.append and (not args.out.is_dir() or any(args.out.iterdir())):
+    if args.append:
+        from hashret.index.store import Store
+
+        Store.open(args.out)
+    elif args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UsageError(f"{args.out} exists; choose another --out, or add to it with --append")
+    # Resolved, for "." has no name to put a word behind.
+    beside = args.out.resolve()
+    unfinished = beside.with_name(beside.name + ".unfinished")
     table = open_data(args)
 
     from hashret.encoding import encode_table
@@ -58,23 +73,30 @@ def run(args: argparse.Namespace) -> int:
     if store is not None:
         metrics = store.metrics
     what = [kind for metric, kind in (("hamming", "codes"), ("cosine", "features")) if metric in metrics]
-    unfinished = args.out.with_name(args.out.name + ".unfinished")
-    encoded = encode_table(
-        hasher,
-        table,
-        what=what,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        on_bad=args.on_bad,
-        resume_folder=unfinished,
-    )
-    store = _write(store, args, hasher, metrics, encoded, table)
-    shutil.rmtree(unfinished)
+    try:
+        encoded = encode_table(
+            hasher,
+            table,
+            what=what,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            on_bad=args.on_bad,
+            resume_folder=unfinished,
+        )
+    except KeyboardInterrupt:
+        print(f"what was encoded is kept in {unfinished}; the same command goes on from there", file=sys.stderr)
+        raise
     skipped_list = None
     if encoded.skipped:
-        skipped_list = args.out.with_name(args.out.name + ".skipped.txt")
+        skipped_list = beside.with_name(beside.name + ".skipped.txt")
         encoded.write_skipped(skipped_list)
-        print(f"{len(encoded.skipped)} pictures cannot be read; they are listed in {skipped_list}", file=sys.stderr)
+        say_skipped(len(encoded.skipped), skipped_list)
+    if not len(encoded):
+        raise DataError(
+            f"none of the {counted(len(table), 'picture')} of {table.name} can be read; nothing was indexed"
+        )
+    store = _write(store, args, hasher, metrics, encoded, table)
+    shutil.rmtree(unfinished)
     summary = {
         "index": args.out,
         "added": len(encoded),
@@ -90,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         holds = {"hamming": f"codes of {store.code_size} bits", "cosine": f"features of {store.dim} numbers"}
         what_it_holds = " and ".join(holds[metric] for metric in store.metrics)
-        print(f"{args.out}: {len(encoded)} pictures added, {len(store)} in all, {what_it_holds}")
+        print(f"{args.out}: {counted(len(encoded), 'picture')} added, {len(store):,} in all, {what_it_holds}")
     return 0
 
 
@@ -106,8 +128,9 @@ def _store_to_extend(args: argparse.Namespace, hasher: Hasher, table: PictureTab
     here = [name for name, found in zip(table.ids, store.find(table.ids).tolist(), strict=True) if found >= 0]
     if here:
         raise UsageError(
-            f"{len(here)} of the pictures are in {args.out} already, the first is {here[0]!r}; index only new ones, "
-            "or give them other ids in a table (hashret data table)"
+            f"{counted(len(here), 'id')} of {table.name} {'is' if len(here) == 1 else 'are'} in {args.out} already, the "
+            f"first is {here[0]!r}, so nothing was added; index only new pictures, or give them other ids in a table "
+            "(hashret data table)"
         )
     return store
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hashret.errors import UsageError
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
@@ -45,10 +50,10 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --device, --workers and --batch-size, for commands that run a model over pictures."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that read pictures (default: by cores and job)"
+        "--workers", type=not_negative, metavar="N", help="processes that read pictures (default: by cores and job)"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="pictures at once (default: %(default)s)"
+        "--batch-size", type=positive, default=64, metavar="N", help="pictures at once (default: %(default)s)"
     )
 
 
@@ -71,19 +76,76 @@ def open_table(source: str, args: argparse.Namespace, *, allow_duplicates: bool 
     return table.where_split(*split) if split else table
 
 
+def positive(text: str) -> int:
+    """The number that a flag's text writes, from 1."""
+    return _whole_number(text, 1)
+
+
+def not_negative(text: str) -> int:
+    """The number that a flag's text writes, from 0."""
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from {least}")
+    return number
+
+
+def check_writable(flag: str, file: Path) -> None:
+    """UsageError when `file`, which `flag` names, cannot be written; asked before long work, not after it."""
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise UsageError(f"{flag} is {file}, which is a folder; name a file")
+    if not folder.is_dir():
+        raise UsageError(f"{flag} is {file}, but there is no folder {folder}; make it, or choose another name")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{flag} is {file}, but nothing can be written to {folder}; choose another name")
+
+
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: 1 picture, 2,000 pictures."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def say_skipped(n: int, file: Path) -> None:
+    """Say on standard error how many pictures were left out, and where they are listed."""
+    were = "picture cannot be read; it is" if n == 1 else "pictures cannot be read; they are"
+    print(f"{n:,} {were} listed in {file}", file=sys.stderr)
+
+
 def text_table(header: list[str], rows: list[list[str]]) -> str:
-    """Lines of aligned columns: the first to the left, numbers to the right."""
-    cells = [header, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    """Lines of aligned columns, numbers to the right; wide characters count as two columns, line breaks are escaped."""
+    cells = [[_printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(_width(row[i]) for row in cells) for i in range(len(header))]
     numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     lines = []
     for row in cells:
-        padded = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        )
+        padded = []
+        for cell, width, right in zip(row, widths, numeric, strict=True):
+            space = " " * (width - _width(cell))
+            padded.append(space + cell if right else cell + space)
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """The text without anything that would move a terminal's cursor; Unicode's composed form, as terminals show it."""
+    composed = unicodedata.normalize("NFC", text)
+    if composed.isprintable():
+        return composed
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in composed)
+
+
+def _width(text: str) -> int:
+    """Columns that a terminal needs: two for a Hangul syllable or a Han character, none for a combining mark."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def print_json(document: Any) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -11,22 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashret.cli.options import add_json_argument, print_json, text_table
+from hashret.cli.options import add_json_argument, check_writable, counted, positive, print_json, text_table
 from hashret.errors import UsageError
 
 if TYPE_CHECKING:
+    from hashret.images import Box
     from hashret.index.cosine import CosineIndex
     from hashret.index.hamming import HammingIndex
 
 EXAMPLE = """\
 Example:  hashret query --index cars.index photo.jpg -k 10 --sheet found.png
 
-Finds the nearest pictures exactly: ascending by distance, equal distances in the order in which the pictures were indexed.
-Photos are encoded by the model that made the index. --code takes a code in hexadecimal instead and needs no model (and no
-torch). With --radius all pictures up to that distance are listed."""
+Finds the nearest pictures exactly: nearest first, equally near ones in the order in which they were indexed. Photos are
+encoded by the model that made the index. --code takes a code in hexadecimal instead and needs no model (and no torch).
+With --radius all pictures up to that distance are listed."""
 
 _NEARNESS = {"hamming": "distance", "cosine": "similarity"}
 """How results call their nearness: bits, smaller is nearer, or cosine, larger is nearer."""
+
+SHEET_COLUMNS = 40
+"""Results of a query that a contact sheet shows at most."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,22 +44,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--index", required=True, type=Path, metavar="INDEX", help="the index folder")
     parser.add_argument("--code", metavar="HEX", help="search with this code, the first bit first, instead of a photo")
-    parser.add_argument("-k", type=int, default=10, metavar="K", help="how many to find (default: %(default)s)")
+    parser.add_argument("-k", type=positive, default=10, metavar="K", help="how many to find (default: %(default)s)")
     parser.add_argument(
         "--radius",
         type=float,
         metavar="R",
-        help="find all within this: bits for codes, the least cosine similarity for --metric cosine",
+        help="find all within this instead: bits, or with --metric cosine the least similarity",
     )
-    parser.add_argument("--metric", choices=("hamming", "cosine"), help="default: hamming where the index holds codes")
+    parser.add_argument(
+        "--metric",
+        choices=tuple(_NEARNESS),
+        help="search codes or float features (default: codes where the index has them)",
+    )
     parser.add_argument("--not-itself", action="store_true", help="leave out the result that is the query's own file")
     parser.add_argument(
         "--model", metavar="RUN", help="the model, if it no longer lies where it did when the index was made"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="for the search (default: all cores)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="for the search among codes (default: all cores)")
     parser.add_argument(
-        "--sheet", type=Path, metavar="PNG", help="write a contact sheet: each query, then what was found"
+        "--sheet",
+        type=Path,
+        metavar="PNG",
+        help="write a contact sheet: each query, then what was found, right or wrong outlined where the index knows the "
+        "query's label",
     )
     add_json_argument(parser)
 
@@ -62,19 +77,22 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     index = _open(args)
     metric = "hamming" if hasattr(index, "code_size") else "cosine"
-    queries, names = (
-        (_code(args.code, index), [args.code]) if args.code else (_encode(args, index, metric), args.photos)
-    )
+    radius = _radius(args.radius, metric)
+    if args.code is None:
+        queries, names = _encode(args, index, metric), list(args.photos)
+    else:
+        queries, names = _code(args.code, index), [args.code]
     started = time.perf_counter()
-    found = _search(args, index, metric, queries)
+    found = _search(args, index, metric, queries, radius)
     search_ms = (time.perf_counter() - started) * 1000
-    records = [_records(distances, ids, index, metric) for distances, ids in found]
-    results = [
-        _without(name, hits)[: None if args.radius is not None else args.k] if args.not_itself else hits
-        for name, hits in zip(names, records, strict=True)
-    ]
+    results = [_records(distances, ids, index, metric) for distances, ids in found]
+    labels = _own_labels(names, queries, results, index, metric) if args.sheet else []
+    if args.not_itself:
+        results = [
+            _without(name, hits)[: args.k if radius is None else None]
+            for name, hits in zip(names, results, strict=True)
+        ]
     if args.sheet:
-        labels = [_own_label(name, hits) for name, hits in zip(names, records, strict=True)]
         _write_sheet(args.sheet, names, labels, results, metric)
     if args.json:
         print_json(
@@ -84,34 +102,37 @@ def run(args: argparse.Namespace) -> int:
                 "exact": True,
                 "pictures": len(index),
                 "search_ms": round(search_ms, 3),
+                "sheet": args.sheet,
                 "queries": [{"query": name, "results": hits} for name, hits in zip(names, results, strict=True)],
             }
         )
         return 0
-    for name, hits in zip(names, results, strict=True):
-        print(f"{name}: {len(hits)} of {len(index)} pictures")
-        header = ["rank", "bits" if metric == "hamming" else "cosine", "id", "label", "path"]
+    unit = "bits" if metric == "hamming" else "cosine"
+    for number, (name, hits) in enumerate(zip(names, results, strict=True)):
+        what = f"the {len(hits):,} nearest of" if radius is None else f"{len(hits):,} within {radius:g} {unit} of"
+        print("\n" * (number > 0) + f"{name}: {what} {counted(len(index), 'picture')}")
         rows = [
-            [str(hit["rank"]), _number(hit[_NEARNESS[metric]]), hit["id"], hit["label"] or "-", hit["path"]]
+            [str(hit["rank"]), _number(hit[_NEARNESS[metric]]), hit["label"] or "-", hit["id"], hit["path"]]
             for hit in hits
         ]
-        print(text_table(header, rows) + "\n")
+        if rows:
+            print(text_table(["rank", unit, "label", "id", "path"], rows))
+    if args.sheet:
+        print(f"\ncontact sheet: {args.sheet}")
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
     if bool(args.photos) == (args.code is not None):
         raise UsageError("give either photos or --code HEX to search with")
-    if args.k < 1:
-        raise UsageError(f"-k is {args.k}; it must be at least 1")
     if args.code is not None and (args.metric == "cosine" or args.sheet or args.not_itself):
         raise UsageError(
             "--code searches codes and has no picture; leave out --metric cosine, --sheet and --not-itself"
         )
-    if args.radius is not None and args.metric != "cosine" and (args.radius < 0 or args.radius != int(args.radius)):
-        raise UsageError(f"--radius is {args.radius:g}; for codes it is a whole number of bits")
-    if args.sheet and args.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UsageError(f"--sheet is {args.sheet}; name a .png or .jpg file")
+    if args.sheet:
+        if args.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise UsageError(f"--sheet is {args.sheet}; name a .png or .jpg file")
+        check_writable("--sheet", args.sheet)
 
 
 def _open(args: argparse.Namespace) -> HammingIndex | CosineIndex:
@@ -124,9 +145,23 @@ def _open(args: argparse.Namespace) -> HammingIndex | CosineIndex:
     return CosineIndex.load(args.index) if args.metric == "cosine" else HammingIndex.load(args.index)
 
 
+def _radius(radius: float | None, metric: str) -> float | None:
+    """The radius as the index takes it: whole bits, or a similarity."""
+    if radius is None:
+        return None
+    if metric == "cosine":
+        if not -1 <= radius <= 1:
+            raise UsageError(f"--radius is {radius:g}; for features it is the least cosine similarity, from -1 to 1")
+        return radius
+    if not math.isfinite(radius) or radius < 0 or radius != int(radius):
+        raise UsageError(f"--radius is {radius:g}; for codes it is a whole number of bits, from 0")
+    return int(radius)
+
+
 def _code(text: str, index: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The packed code (1, B) that `text` writes in hexadecimal."""
-    from hashret.codes import bytes_per_code
+    from hashret.codes import bytes_per_code, check_codes
+    from hashret.errors import CodeError
 
     n_bytes = bytes_per_code(index.code_size)
     try:
@@ -137,7 +172,10 @@ def _code(text: str, index: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
         raise UsageError(
             f"--code is {text!r}; the index holds codes of {index.code_size} bits, so {2 * n_bytes} hexadecimal digits are due"
         )
-    return np.frombuffer(code, np.uint8)[None]
+    try:
+        return check_codes(np.frombuffer(code, np.uint8)[None], index.code_size)
+    except CodeError as error:
+        raise UsageError(f"--code is {text!r}: {error}") from error
 
 
 def _encode(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric: str) -> np.ndarray[Any, Any]:
@@ -157,41 +195,61 @@ def _encode(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric:
 
 
 def _search(
-    args: argparse.Namespace, index: Any, metric: str, queries: np.ndarray[Any, Any]
+    args: argparse.Namespace, index: Any, metric: str, queries: np.ndarray[Any, Any], radius: float | None
 ) -> list[tuple[Sequence[float], Sequence[int]]]:
     """For each query its distances and ids; with --not-itself one more than asked for, to make up for the one left out."""
     threads = {"threads": args.threads} if metric == "hamming" else {}
-    if args.radius is None:
-        distances, ids = index.search(queries, args.k + bool(args.not_itself), **threads)
+    if radius is None:
+        k = min(args.k + bool(args.not_itself), max(1, len(index)))
+        distances, ids = index.search(queries, k, **threads)
         return [(d[i >= 0].tolist(), i[i >= 0].tolist()) for d, i in zip(distances, ids, strict=True)]
-    radius = int(args.radius) if metric == "hamming" else args.radius
     offsets, distances, ids = index.search_radius(queries, radius, **threads)
     return [(distances[a:b].tolist(), ids[a:b].tolist()) for a, b in pairwise(offsets)]
 
 
 def _records(distances: Sequence[float], ids: Sequence[int], index: Any, metric: str) -> list[dict[str, Any]]:
-    """Rank (from 1), distance in bits or cosine similarity, and record of each result."""
-    nearness = _NEARNESS[metric]
-    bare = ({"id": str(number), "path": "", "label": "", "split": ""} for number in ids)
-    return [
-        {"rank": rank, nearness: distance, **(record or nothing)}
-        for rank, (distance, record, nothing) in enumerate(zip(distances, index.records(ids), bare, strict=True), 1)
-    ]
+    """Rank (from 1), distance in bits or cosine similarity, id, path, label, split and attributes of each result."""
+    results = []
+    for rank, (distance, number, record) in enumerate(zip(distances, ids, index.records(ids), strict=True), 1):
+        attributes = dict(record or {"id": str(number)})
+        known = {name: attributes.pop(name, "") for name in ("id", "path", "label", "split")}
+        results.append({"rank": rank, _NEARNESS[metric]: distance, **known, "attributes": attributes})
+    return results
 
 
-def _is_own(name: str, hit: Mapping[str, Any]) -> bool:
-    return hit["path"] in (name, str(Path(name).absolute()))
+def _place(path: str) -> tuple[str, str]:
+    """What two spellings of a path share: the file, links followed, and the member where the file is a zip."""
+    from hashret.images import split_zip_path
+
+    archive, member = split_zip_path(path) or (path, "")
+    return os.path.realpath(archive), str(member)
 
 
 def _without(name: str, hits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results other than the query's own file, ranked anew."""
-    others = [hit for hit in hits if not _is_own(name, hit)]
+    own = _place(name)
+    others = [hit for hit in hits if _place(hit["path"]) != own]
     return [{**hit, "rank": rank} for rank, hit in enumerate(others, 1)]
 
 
-def _own_label(name: str, hits: Sequence[Mapping[str, Any]]) -> str:
-    """The query's label, known when its own file was found; "" otherwise."""
-    return next((str(hit["label"]) for hit in hits if _is_own(name, hit)), "")
+def _own_labels(
+    names: Sequence[str],
+    queries: np.ndarray[Any, Any],
+    results: Sequence[Sequence[Mapping[str, Any]]],
+    index: Any,
+    metric: str,
+) -> list[str]:
+    """The label of each query whose own file is in the index; "" for the others."""
+    labels = []
+    for row, (name, hits) in enumerate(zip(names, results, strict=True)):
+        own = _place(name)
+        candidates = list(hits)
+        if metric == "hamming" and own not in map(_place, (hit["path"] for hit in hits)):
+            # So many pictures may share its code that it is not among the first k.
+            _, distances, ids = index.search_radius(queries[row : row + 1], 0)
+            candidates = list(_records(distances.tolist(), ids.tolist(), index, metric))
+        labels.append(next((str(hit["label"]) for hit in candidates if _place(hit["path"]) == own), ""))
+    return labels
 
 
 def _write_sheet(
@@ -204,6 +262,8 @@ def _write_sheet(
     """A contact sheet: each query, then what was found, right or wrong outlined where labels are known."""
     from hashret.sheets import SheetPicture, SheetRow, contact_sheet, result_caption
 
+    if max(map(len, results), default=0) > SHEET_COLUMNS:
+        print(f"the contact sheet shows the first {SHEET_COLUMNS} results of each query", file=sys.stderr)
     rows = [
         SheetRow(
             SheetPicture(name, ["query", *([label] if label else [])]),
@@ -212,8 +272,9 @@ def _write_sheet(
                     hit["path"],
                     result_caption(hit["rank"], hit[_NEARNESS[metric]], hit["label"], metric),
                     (hit["label"] == label) if label and hit["label"] else None,
+                    _box(hit["attributes"]),
                 )
-                for hit in hits
+                for hit in hits[:SHEET_COLUMNS]
             ],
         )
         for name, label, hits in zip(names, labels, results, strict=True)
@@ -222,6 +283,15 @@ def _write_sheet(
         contact_sheet(rows).save(file)
     except OSError as error:
         raise UsageError(f"the sheet cannot be written to {file} ({error.strerror or error})") from error
+
+
+def _box(attributes: Mapping[str, Any]) -> Box | None:
+    """The part of the picture that was indexed, None for all of it."""
+    try:
+        x1, y1, x2, y2 = (float(attributes[column]) for column in ("x1", "y1", "x2", "y2"))
+    except (KeyError, ValueError, TypeError):
+        return None
+    return x1, y1, x2, y2
 
 
 def _number(distance: float) -> str:

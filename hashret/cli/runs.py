@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hashret.cli.options import add_json_argument, print_json, text_table
+from hashret.errors import TrainingError
+
+if TYPE_CHECKING:
+    from hashret.training.runs import Run
 
 EXAMPLE = """\
 Example:  hashret runs --runs runs
@@ -24,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table of runs."""
+    """Print the table of runs; a run that cannot be read has a line that says so."""
     from hashret.training.runs import find_runs
 
-    found = [_summary(each.folder.name, each.read()) for each in find_runs(args.runs)]
+    found = [_summary(each) for each in find_runs(args.runs)]
     found.sort(key=lambda summary: -(summary["val_map"] or 0.0))
     if args.json:
         print_json(found)
@@ -36,30 +40,37 @@ def run(args: argparse.Namespace) -> int:
         print(f"no runs in {args.runs}; `hashret train` makes one")
         return 0
     columns = ("run", "status", "epochs", "best", "val_map", "val_hit1", "bits", "margin", "backbone", "task", "data")
-    print(text_table(list(columns), [[_cell(summary[column]) for column in columns] for summary in found]))
+    print(text_table(list(columns), [[_cell(column, summary[column]) for column in columns] for summary in found]))
     return 0
 
 
-def _summary(name: str, document: dict[str, Any]) -> dict[str, Any]:
-    result = document.get("result", {})
-    options = document["options"]
+def _summary(run: Run) -> dict[str, Any]:
+    """What a run set out to do, and how far it came: by its log, which a running or killed one has too."""
+    try:
+        document, history = run.read(), run.history()
+    except (TrainingError, OSError, ValueError):
+        document, history = {"status": "unreadable"}, []
+    options = document.get("options", {})
+    best = max(history, key=lambda line: line["val_map"], default={})
     return {
-        "run": name,
+        "run": run.folder.name,
         "status": document["status"],
-        "epochs": f"{result.get('epochs', 0)}/{options['epochs']}",
-        "best": result.get("best_epoch"),
-        "val_map": result.get("best_map"),
-        "val_hit1": result.get("best_hit1"),
-        "bits": options["code_size"],
-        "margin": document["margin"],
-        "backbone": options["backbone"],
-        "task": document["task"],
-        "validation": document["validation"],
-        "data": document["data"],
+        "epochs": f"{max((line['epoch'] for line in history), default=0)}/{options['epochs']}" if options else None,
+        "best": best.get("epoch"),
+        "val_map": best.get("val_map"),
+        "val_hit1": best.get("val_hit1"),
+        "bits": options.get("code_size"),
+        "margin": document.get("margin"),
+        "backbone": options.get("backbone"),
+        "task": document.get("task"),
+        "validation": document.get("validation"),
+        "data": document.get("data"),
     }
 
 
-def _cell(value: Any) -> str:
+def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if column in ("val_map", "val_hit1"):
+        return f"{value:.4f}"
+    return f"{value:g}" if column == "margin" else str(value)

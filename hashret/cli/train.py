@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
-from hashret.cli.options import add_data_arguments, add_json_argument, print_json
-from hashret.errors import UsageError
+from hashret.cli.options import add_data_arguments, add_json_argument, counted, print_json, say_skipped
+from hashret.errors import HashretError, UsageError
 from hashret.training import options as settings
 from hashret.training.options import TrainingOptions
-from hashret.training.runs import Run, create_run
+from hashret.training.runs import RUN_FILE, Run, create_run
 
 # Where a run is computed may change between its parts; what is computed may not.
 _MAY_CHANGE = ("device", "workers")
@@ -28,8 +29,10 @@ stopped with Ctrl-C and continued with `hashret train --resume runs/cars64`."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    # torch stays out until a command runs: --help is instant.
+    # What is not given stays None, so that --resume can tell it from what is given. torch stays out: --help is instant.
+    default = TrainingOptions()
     parser.description = EXAMPLE
+    parser.usage = "hashret train --data SOURCE [options]\n       hashret train --resume RUN"
     add_data_arguments(parser, required=False, split=False)
     run = parser.add_argument_group("run")
     run.add_argument("--exp-name", "--exp_name", metavar="NAME", help="name of the run (default: DATA_BITS)")
@@ -40,73 +43,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="RUN",
-        help="continue this run with its own settings (only --device, --workers may be given)",
+        help="continue this run with its own settings (only --device, --workers may be given anew)",
     )
-    run.add_argument("--keep-epochs", action="store_true", help="keep the model of every epoch; RUN@3 names the third")
+    run.add_argument(
+        "--keep-epochs", action="store_true", default=None, help="keep the model of every epoch; RUN@3 names the third"
+    )
 
     code = parser.add_argument_group("code and loss")
-    code.add_argument("--code-size", "--code_size", type=int, metavar="BITS", help="1 to 1024 (default: %(default)s)")
+    code.add_argument(
+        "--code-size", "--code_size", type=int, metavar="BITS", help=f"1 to 1024 (default: {default.code_size})"
+    )
     code.add_argument(
         "--margin",
         "--triplet-margin",
         "--triplet_margin",
         type=_margin,
         help="in squared Euclidean distance of the activations, 4 a bit with tanh; auto: a quarter of the code for a closed "
-        "set of classes, 4 bits when classes to search for are unseen (default: %(default)s)",
+        f"set of classes, 4 bits when classes to search for are unseen (default: {default.margin})",
     )
-    code.add_argument("--mining", choices=settings.MINING_RULES, help="which triplets count (default: %(default)s)")
     code.add_argument(
-        "--activation", choices=settings.ACTIVATIONS, help="of the head, in training (default: %(default)s)"
+        "--mining", choices=settings.MINING_RULES, help=f"which triplets count (default: {default.mining})"
+    )
+    code.add_argument(
+        "--activation", choices=settings.ACTIVATIONS, help=f"of the head, in training (default: {default.activation})"
     )
     code.add_argument(
         "--task",
         choices=settings.TASKS,
-        help="are the classes to search for those trained on? auto reads it from the splits (default: %(default)s)",
+        help=f"are the classes to search for those trained on? auto reads it from the splits (default: {default.task})",
     )
 
     model = parser.add_argument_group("model")
-    model.add_argument("--backbone", help="any torchvision classification model (default: %(default)s)")
+    model.add_argument("--backbone", help=f"any torchvision classification model (default: {default.backbone})")
     model.add_argument(
-        "--weights", metavar="imagenet|none|FILE", help="where the backbone starts (default: %(default)s)"
+        "--weights", metavar="imagenet|none|FILE", help=f"where the backbone starts (default: {default.weights})"
     )
     model.add_argument(
-        "--image-size", type=int, metavar="PX", help="side of the network's input (default: %(default)s)"
+        "--image-size", type=int, metavar="PX", help=f"side of the network's input (default: {default.image_size})"
     )
-    model.add_argument("--resize", choices=settings.RESIZES, help="how pictures are made square (default: %(default)s)")
+    model.add_argument(
+        "--resize", choices=settings.RESIZES, help=f"how pictures are made square (default: {default.resize})"
+    )
     model.add_argument(
         "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels in 0..1, where the weights do not say"
     )
     model.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="likewise")
 
     fit = parser.add_argument_group("optimisation")
-    fit.add_argument("--epochs", type=int, help="(default: %(default)s)")
-    fit.add_argument("--classes-per-batch", type=int, metavar="P", help="(default: %(default)s)")
-    fit.add_argument("--pictures-per-class", type=int, metavar="K", help="(default: %(default)s)")
-    fit.add_argument("--optimizer", choices=settings.OPTIMIZERS, help="(default: %(default)s)")
-    fit.add_argument("--lr", type=float, help="of the backbone, at its highest (default: %(default)s)")
-    fit.add_argument("--head-lr-factor", type=float, help="the head learns faster by this (default: %(default)s)")
-    fit.add_argument("--weight-decay", type=float, help="(default: %(default)s)")
-    fit.add_argument("--warmup", type=float, metavar="EPOCHS", help="then half a cosine to 0 (default: %(default)s)")
+    fit.add_argument("--epochs", type=int, help=f"(default: {default.epochs})")
+    fit.add_argument("--classes-per-batch", type=int, metavar="P", help=f"(default: {default.classes_per_batch})")
+    fit.add_argument("--pictures-per-class", type=int, metavar="K", help=f"(default: {default.pictures_per_class})")
+    fit.add_argument("--optimizer", choices=settings.OPTIMIZERS, help=f"(default: {default.optimizer})")
+    fit.add_argument("--lr", type=float, help=f"of the backbone, at its highest (default: {default.lr})")
     fit.add_argument(
-        "--augment", choices=settings.AUGMENTATIONS, help="random changes to training pictures (default: %(default)s)"
+        "--head-lr-factor", type=float, help=f"the head learns faster by this (default: {default.head_lr_factor})"
+    )
+    fit.add_argument("--weight-decay", type=float, help=f"(default: {default.weight_decay})")
+    fit.add_argument(
+        "--warmup", type=float, metavar="EPOCHS", help=f"then half a cosine to 0 (default: {default.warmup})"
+    )
+    fit.add_argument(
+        "--augment",
+        choices=settings.AUGMENTATIONS,
+        help=f"random changes to training pictures (default: {default.augment})",
     )
     fit.add_argument(
         "--validation",
         type=float,
         metavar="SHARE",
-        help="held out when the table has no split 'val' (default: %(default)s)",
+        help=f"held out when the table has no split 'val' (default: {default.validation})",
     )
     fit.add_argument(
         "--patience", type=int, metavar="EPOCHS", help="stop early after so many epochs without a better one; 0: never"
     )
-    fit.add_argument("--seed", type=int, help="same seed, same CPU machine: same bytes (default: %(default)s)")
+    fit.add_argument("--seed", type=int, help=f"same seed, same CPU machine: same bytes (default: {default.seed})")
     fit.add_argument("--amp", choices=settings.AMP, help="bfloat16; auto: on GPUs that have it")
-    fit.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    fit.add_argument("--device", help=f"auto, cpu, cuda, cuda:1, mps (default: {default.device})")
     fit.add_argument(
         "--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)"
     )
     add_json_argument(parser)
-    parser.set_defaults(**settings.TrainingOptions().as_dict())
 
 
 def run(args: argparse.Namespace) -> int:
@@ -121,25 +137,36 @@ def run(args: argparse.Namespace) -> int:
     else:
         options, source = _asked_for(args)
         table = open_source(source["data"], source["label_map"])
-        run_folder = create_run(args.runs / (args.exp_name or f"{Path(args.data).stem}_{args.code_size}"))
-    table, skipped = keep_readable(table, on_bad=source["on_bad"])
-    if skipped:
-        write_skipped(run_folder.folder / "skipped.txt", skipped)
-        print(
-            f"{len(skipped)} pictures cannot be read; they are listed in {run_folder.folder / 'skipped.txt'}",
-            file=sys.stderr,
-        )
-    result = train(table, options, run_folder, source=source, resume=args.resume is not None)
+        run_folder = create_run(args.runs / _name(args, options.code_size))
+    skipped_list = run_folder.folder / "skipped.txt"
+    try:
+        table, skipped = keep_readable(table, on_bad=source["on_bad"])
+        if skipped:
+            write_skipped(skipped_list, skipped)
+            say_skipped(len(skipped), skipped_list)
+        result = train(table, options, run_folder, source=source, resume=args.resume is not None)
+    except (HashretError, KeyboardInterrupt):
+        _remove_unbegun(run_folder, skipped_list)
+        raise
     if args.json:
-        print_json({"run": run_folder.folder, **dataclasses.asdict(result)})
+        best = {} if result.best_epoch else dict.fromkeys(("best_epoch", "best_map", "best_hit1"))
+        print_json({"run": run_folder.folder, **dataclasses.asdict(result), **best})
     elif result.status == "interrupted":
         print(f"interrupted; continue with: hashret train --resume {run_folder.folder}")
     else:
         print(
-            f"{result.status} after {result.epochs} epochs; {run_folder.folder} holds epoch {result.best_epoch}: "
+            f"{result.status} after {counted(result.epochs, 'epoch')}; {run_folder.folder} holds epoch {result.best_epoch}: "
             f"validation mAP {result.best_map:.4f}, hit@1 {result.best_hit1:.4f}"
         )
     return 130 if result.status == "interrupted" else 0
+
+
+def _remove_unbegun(run: Run, skipped_list: Path) -> None:
+    """Take the folder of a run that never began away again, so that its name is free for the next attempt."""
+    if not (run.folder / RUN_FILE).exists():
+        skipped_list.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            run.folder.rmdir()
 
 
 def _asked_for(args: argparse.Namespace) -> tuple[TrainingOptions, dict[str, Any]]:
@@ -147,31 +174,49 @@ def _asked_for(args: argparse.Namespace) -> tuple[TrainingOptions, dict[str, Any
         raise UsageError(
             "no pictures named; give --data FOLDER (one folder a class), a CSV, a zip or a data set's name"
         )
-    options = TrainingOptions(
-        **{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingOptions)}
-    )
+    options = TrainingOptions(**_given(args))
     # An existing path is kept absolute, so that the run can be continued from anywhere.
     data = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
     label_map = None if args.label_map is None else str(Path(args.label_map).absolute())
     return options, {"data": data, "label_map": label_map, "on_bad": args.on_bad}
 
 
+def _name(args: argparse.Namespace, code_size: int) -> str:
+    """The run's name: --exp-name, or made of the data's name and the code size."""
+    if args.exp_name is None:
+        data = Path(os.path.abspath(args.data.removeprefix("torchvision:")))  # noqa: PTH100  Path keeps ".." as it is
+        return f"{data.name if data.is_dir() else data.stem}_{code_size}"
+    name: str = args.exp_name
+    if Path(name).name != name:
+        raise UsageError(f"--exp-name is {name!r}; it is a name and no path (--runs says where runs lie)")
+    return name
+
+
 def _continued(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str, Any]]:
-    run_folder = Run(args.resume)
+    named = args.runs / args.resume
+    run_folder = Run(named if named.is_dir() and not args.resume.is_dir() else args.resume)
     stored = run_folder.read()
     if stored["status"] in ("done", "stopped early"):
         raise UsageError(f"{args.resume} is finished ({stored['status']}); there is nothing to resume")
+    if stored["source"] is None:
+        raise UsageError(f"{args.resume} was started from Python, where its pictures were given; continue it there")
     options = TrainingOptions.from_dict(stored["options"])
-    changed = [
-        field.name
-        for field in dataclasses.fields(TrainingOptions)
-        if field.name not in _MAY_CHANGE
-        and getattr(args, field.name) not in (field.default, getattr(options, field.name))
-    ]
-    if changed or args.data is not None:
-        flag = "--data" if args.data is not None else f"--{changed[0].replace('_', '-')}"
+    given = _given(args)
+    changed = [name for name, value in given.items() if name not in _MAY_CHANGE and value != getattr(options, name)]
+    changed += [name for name in ("data", "label_map", "exp_name") if getattr(args, name) is not None]
+    if changed:
+        flag = "--" + changed[0].replace("_", "-")
         raise UsageError(f"{flag} cannot change when a run is continued; leave it out, or start another run")
-    return run_folder, dataclasses.replace(options, device=args.device, workers=args.workers), stored["source"]
+    moved = {name: value for name, value in given.items() if name in _MAY_CHANGE}
+    return run_folder, dataclasses.replace(options, **moved), stored["source"]
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were typed, by name."""
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingOptions)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
+    }
 
 
 def _margin(text: str) -> Any:

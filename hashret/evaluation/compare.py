@@ -16,10 +16,11 @@ from tqdm import tqdm
 from hashret import hamming
 from hashret.data.table import PictureTable
 from hashret.errors import UsageError
-from hashret.evaluation.gallery import GalleryRule
+from hashret.evaluation.gallery import GalleryRule, numbered
 from hashret.metrics import Choices, RetrievalScores, bootstrap_interval, retrieval_scores
 
 _PAIRS_AT_ONCE = 1 << 22
+"""Pairs of query and gallery picture that are scored at once: this bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def compare(
     """The scores of every representation: row q of each is picture q of `queries`, likewise for the gallery.
 
     A gallery picture is relevant when its label is the query's; one without a label never is. UsageError when a
-    query has no label or there are no queries.
+    query has no label or there are no queries, or representations of another number of pictures.
     """
     if not len(queries):
         raise UsageError("there are no queries to score; check --split")
@@ -79,15 +80,22 @@ def compare(
         raise UsageError(
             f"{queries.labels.count('')} queries have no label, so nothing can be right; score labelled pictures"
         )
-    query_labels, gallery_labels = np.array(queries.labels), np.array(gallery.labels)
+    for each in representations:
+        if (len(each.queries), len(each.gallery)) != (len(queries), len(gallery)):
+            raise UsageError(
+                f"{each.name} stands for {len(each.queries)} queries and {len(each.gallery)} gallery pictures, "
+                f"expected {len(queries)} and {len(gallery)}"
+            )
+    query_labels_Q, gallery_labels_N = numbered(queries.labels, gallery.labels)
+    valid = rule.between(queries, gallery)
     step = max(1, _PAIRS_AT_ONCE // max(1, len(gallery)))
     chunks: list[list[RetrievalScores]] = [[] for _ in representations]
     bar = tqdm(total=len(queries), desc="scoring", unit="query", disable=None, delay=2, leave=False)
     with bar:
         for start in range(0, len(queries), step):
             rows = slice(start, min(start + step, len(queries)))
-            relevant_QN = query_labels[rows, None] == gallery_labels[None, :]
-            valid_QN = rule.valid(queries.select(np.arange(rows.start, rows.stop)), gallery)
+            relevant_QN = query_labels_Q[rows, None] == gallery_labels_N[None, :]
+            valid_QN = valid(rows)
             for each, parts in zip(representations, chunks, strict=True):
                 choices = Choices(each.distance_name, each.code_size, rule.signature)
                 parts.append(retrieval_scores(each.distances(rows), relevant_QN, valid_QN, ks, map_cutoffs, choices))

@@ -7,6 +7,7 @@ would find.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,18 +41,42 @@ class GalleryRule:
             "a query's own picture, and those of its colour and time of day within 30 degrees of its view, are left out"
         )
 
-    def valid(self, queries: PictureTable, gallery: PictureTable) -> NDArray[np.bool_]:
-        """bool (Q, N): whether gallery picture n counts for query q."""
-        query_ids, gallery_ids = np.array(queries.ids), np.array(gallery.ids)
+    def between(self, queries: PictureTable, gallery: PictureTable) -> Callable[[slice], NDArray[np.bool_]]:
+        """A function from some of the queries to bool (those, N): whether gallery picture n counts for query q.
+
+        UsageError when the turntable rule meets a view that is no number of degrees.
+        """
+        query_ids_Q, gallery_ids_N = numbered(queries.ids, gallery.ids)
         if self.name == "self":
-            others: NDArray[np.bool_] = query_ids[:, None] != gallery_ids[None, :]
-            return others
-        return allowed_pairs(
-            *(np.array(queries.attributes[column]) for column in _TURNTABLE_COLUMNS),
-            *(np.array(gallery.attributes[column]) for column in _TURNTABLE_COLUMNS),
-            query_ids=query_ids,
-            gallery_ids=gallery_ids,
-        )
+            return lambda rows: query_ids_Q[rows, None] != gallery_ids_N[None, :]
+        colour_Q, colour_N = numbered(queries.attributes["colour"], gallery.attributes["colour"])
+        time_Q, time_N = numbered(queries.attributes["time"], gallery.attributes["time"])
+        view_Q, view_N = _degrees(queries), _degrees(gallery)
+        return lambda rows: allowed_pairs(
+            colour_Q[rows], time_Q[rows], view_Q[rows], colour_N, time_N, view_N,
+            query_ids=query_ids_Q[rows], gallery_ids=gallery_ids_N,
+        )  # fmt: skip
+
+
+def numbered(first: Sequence[str], second: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Whole numbers for the texts of both, equal exactly where the texts are: pairs of them compare quickly."""
+    numbers: dict[str, int] = {}
+    one, two = (
+        np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
+        for texts in (first, second)
+    )
+    return one, two
+
+
+def _degrees(table: PictureTable) -> NDArray[np.float64]:
+    views = table.attributes["view"]
+    try:
+        degrees_N = np.array([float(view) for view in views])
+    except ValueError as error:
+        raise UsageError(f"the views of {table.name} are not all in degrees ({error}); use --rule self") from None
+    if not np.isfinite(degrees_N).all():
+        raise UsageError(f"a view of {table.name} is NaN or infinite, expected degrees; use --rule self")
+    return degrees_N
 
 
 def gallery_rule(name: str, table: PictureTable) -> GalleryRule:

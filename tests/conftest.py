@@ -11,6 +11,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -43,3 +46,46 @@ def unseen_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_pictures(root / "train")
     make_pictures(root / "test", classes=3, first=6)
     return root
+
+
+TINY = [
+    "--backbone", "squeezenet1_1", "--image-size", "32", "--code-size", "16", "--epochs", "2", "--classes-per-batch", "4",
+    "--pictures-per-class", "3", "--lr", "3e-3", "--augment", "light", "--device", "cpu", "--workers", "0",
+]  # fmt: skip
+"""Flags of `hashret train` with which the small sets train in a second."""
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def hashret(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs a command in this process, as the shell would; words may be anything that prints as what a user types."""
+    from hashret.cli import main
+
+    def run(*words: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as stop:
+            assert isinstance(stop.code, int)
+            status = stop.code
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(closed_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on the closed set, both kept."""
+    from hashret.cli import main
+
+    runs = tmp_path_factory.mktemp("runs")
+    words = ["train", "--data", str(closed_set), "--runs", str(runs), "--exp-name", "tiny", "--keep-epochs", *TINY]
+    assert main(words) == 0
+    return runs / "tiny"

@@ -7,13 +7,14 @@ typed is imported, so that `hashret query --code` starts without torch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from hashret import __version__
@@ -68,7 +69,7 @@ def _failed(sentence: str, status: int) -> int:
 
 def _in_words(error: OSError) -> str:
     """What the operating system refused, as one sentence."""
-    reason = error.strerror or str(error) or type(error).__name__
+    reason = error.strerror or str(error) or f"the operating system refused ({type(error).__name__})"
     reason = reason[0].lower() + reason[1:]
     where = f"{error.filename}: " if error.filename else ""
     advice = {
@@ -106,8 +107,9 @@ def _run(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    _show_log()
-    status: int = module.run(parser.parse_args(argv[1:]))
+    args = parser.parse_args(argv[1:])
+    with _log_shown():
+        status: int = module.run(args)
     return status
 
 
@@ -125,12 +127,18 @@ class _ExampleFirst(argparse.ArgumentParser):
             self.description = description
 
 
-def _show_log() -> None:
+@contextlib.contextmanager
+def _log_shown() -> Iterator[None]:
     """Send what the package reports of its work to standard error; standard output is for results."""
     logger = logging.getLogger("hashret")
-    logger.handlers[:] = [logging.StreamHandler(sys.stderr)]
+    before = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers[:], logger.propagate = [logging.StreamHandler(sys.stderr)], False
     logger.setLevel(logging.INFO)
-    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.propagate = before[0], before[2]
+        logger.setLevel(before[1])
 
 
 def _overview() -> str:

@@ -80,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
     from hashret.data.sources import open_source
     from hashret.evaluation.compare import Representation, compare
     from hashret.evaluation.gallery import gallery_rule, is_turntable
-    from hashret.model.hasher import Hasher
 
     if args.out:
         check_writable("--out", args.out)
@@ -92,8 +91,10 @@ def run(args: argparse.Namespace) -> int:
     query_rows = np.array([row for row in _rows(whole, split) if whole.labels[row]], dtype=np.int64)
     if not len(query_rows):
         raise DataError(f"{_part(whole.name, split)} has no labelled picture, so no answer can be right; label some")
-    hasher = Hasher.from_pretrained(args.model, device=args.device)
 
+    from hashret.model.hasher import Hasher
+
+    hasher = Hasher.from_pretrained(args.model, device=args.device)
     controls = args.controls == "on" or (args.controls == "auto" and is_turntable(whole))
     rows, vectors, skipped = _encode(hasher, whole, np.union1d(query_rows, gallery_rows), args, controls=controls)
     query_rows, gallery_rows = np.intersect1d(query_rows, rows), np.intersect1d(gallery_rows, rows)

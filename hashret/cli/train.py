@@ -129,7 +129,6 @@ def run(args: argparse.Namespace) -> int:
     """Train or resume; exit status 130 when interrupted, with everything saved."""
     from hashret.data.readable import keep_readable, write_skipped
     from hashret.data.sources import open_source
-    from hashret.training.loop import train
 
     if args.resume is not None:
         run_folder, options, source = _continued(args)
@@ -144,6 +143,9 @@ def run(args: argparse.Namespace) -> int:
         if skipped:
             write_skipped(skipped_list, skipped)
             say_skipped(len(skipped), skipped_list)
+        # Loads torch, which takes seconds: after all that can be found wrong without it.
+        from hashret.training.loop import train
+
         result = train(table, options, run_folder, source=source, resume=args.resume is not None)
     except (HashretError, KeyboardInterrupt):
         _remove_unbegun(run_folder, skipped_list)
@@ -187,7 +189,7 @@ def _name(args: argparse.Namespace, code_size: int) -> str:
         data = Path(os.path.abspath(args.data.removeprefix("torchvision:")))  # noqa: PTH100  Path keeps ".." as it is
         return f"{data.name if data.is_dir() else data.stem}_{code_size}"
     name: str = args.exp_name
-    if Path(name).name != name:
+    if name in ("", "..") or Path(name).name != name:
         raise UsageError(f"--exp-name is {name!r}; it is a name and no path (--runs says where runs lie)")
     return name
 

@@ -82,9 +82,16 @@ class Run:
         """Replace the state to resume from."""
         import torch
 
-        self.state_path.parent.mkdir(exist_ok=True)
-        with replacing(self.state_path) as path:
-            torch.save(state, path)
+        try:
+            self.state_path.parent.mkdir(exist_ok=True)
+            with replacing(self.state_path) as path:
+                torch.save(state, path)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of its zip writer.
+            reason = (isinstance(error, OSError) and error.strerror) or "is the disk full?"
+            raise TrainingError(
+                f"the state to resume from cannot be written to {self.state_path} ({reason}); make room on the disk"
+            ) from error
 
     def load_state(self, device: torch.device) -> dict[str, Any]:
         """The saved state, tensors on `device`."""

@@ -95,7 +95,10 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(
             f"none of the {counted(len(table), 'picture')} of {table.name} can be read; nothing was indexed"
         )
-    store = _write(store, args, hasher, metrics, encoded, table)
+    if store is None:
+        store = _write_new(beside, unfinished, args, hasher, metrics, encoded, table)
+    else:
+        _append(store, encoded, table)
     shutil.rmtree(unfinished)
     summary = {
         "index": args.out,
@@ -135,29 +138,40 @@ def _store_to_extend(args: argparse.Namespace, hasher: Hasher, table: PictureTab
     return store
 
 
-def _write(
-    store: Store | None,
+def _write_new(
+    out: Path,
+    workplace: Path,
     args: argparse.Namespace,
     hasher: Hasher,
     metrics: list[str],
     encoded: Encoded,
     table: PictureTable,
 ) -> Store:
-    """Commit what was encoded to the index, made now if it is new."""
+    """A new index, made in `workplace` and moved to `out` when it is whole."""
+    from hashret.index import durable
     from hashret.index.store import Store
+    from hashret.model.folder import resolve_model
 
-    if store is None:
-        from hashret.model.folder import resolve_model
+    made = workplace / "index"
+    shutil.rmtree(made, ignore_errors=True)
+    store = Store.create(
+        made,
+        code_size=hasher.code_size if "hamming" in metrics else None,
+        dim=hasher.feature_size if "cosine" in metrics else None,
+        model={
+            "fingerprint": hasher.fingerprint(),
+            "name": str(args.model),
+            "path": str(resolve_model(args.model).absolute()),
+        },
+    )
+    _append(store, encoded, table)
+    if out.exists():
+        out.rmdir()
+    made.rename(out)
+    durable.flush(out.parent)
+    return Store.open(out)
 
-        store = Store.create(
-            args.out,
-            code_size=hasher.code_size if "hamming" in metrics else None,
-            dim=hasher.feature_size if "cosine" in metrics else None,
-            model={
-                "fingerprint": hasher.fingerprint(),
-                "name": str(args.model),
-                "path": str(resolve_model(args.model).absolute()),
-            },
-        )
+
+def _append(store: Store, encoded: Encoded, table: PictureTable) -> None:
+    """Commit what was encoded to an index."""
     store.append(encoded.codes, encoded.features, records=table.select(encoded.rows).records())
-    return store

@@ -99,6 +99,8 @@ def test_one_split_against_another(hashret: Callable, tiny_run: Path, closed_set
 
 
 def test_without_splits_all_pictures_are_scored(hashret: Callable, tiny_run: Path, closed_set: Path) -> None:
+    _, _, err = hashret("evaluate", "--model", tiny_run, "--data", closed_set, *CPU)
+    assert err.startswith("hues has no split 'test', so all its pictures are scored") and err.count("\n") == 1
     document = evaluated(hashret, "--model", tiny_run, "--data", closed_set)
     assert document["queries"] == {"split": None, "pictures": 48, "classes": 6}
     table = open_source(closed_set)

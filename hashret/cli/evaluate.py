@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,12 @@ def run(args: argparse.Namespace) -> int:
     whole = open_source(args.data, args.label_map)
     rule = gallery_rule(args.rule, whole)
     split = args.split or ("test" if "test" in whole.splits else None)
+    if split is None:
+        print(
+            f"{whole.name} has no split 'test', so all its pictures are scored: if the model was trained on them, its scores "
+            "on new pictures will be lower (hashret data table makes splits)",
+            file=sys.stderr,
+        )
     gallery_split = args.gallery_split or split
     gallery_rows = _rows(whole, gallery_split)
     query_rows = np.array([row for row in _rows(whole, split) if whole.labels[row]], dtype=np.int64)

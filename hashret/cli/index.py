@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -12,12 +13,13 @@ from hashret.cli.options import (
     add_compute_arguments,
     add_data_arguments,
     add_json_argument,
+    check_folder_can_be_made,
     counted,
     open_data,
     print_json,
     say_skipped,
 )
-from hashret.errors import DataError, UsageError
+from hashret.errors import DataError, HashretError, UsageError
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         Store.open(args.out)
     elif args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UsageError(f"{args.out} exists; choose another --out, or add to it with --append")
+    check_folder_can_be_made("--out", args.out)
     # Resolved, for "." has no name to put a word behind.
     beside = args.out.resolve()
     unfinished = beside.with_name(beside.name + ".unfinished")
@@ -86,12 +89,17 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"what was encoded is kept in {unfinished}; the same command goes on from there", file=sys.stderr)
         raise
+    except HashretError:
+        with contextlib.suppress(OSError):
+            unfinished.rmdir()  # where nothing was encoded yet
+        raise
     skipped_list = None
     if encoded.skipped:
         skipped_list = beside.with_name(beside.name + ".skipped.txt")
         encoded.write_skipped(skipped_list)
         say_skipped(len(encoded.skipped), skipped_list)
     if not len(encoded):
+        shutil.rmtree(unfinished)
         raise DataError(
             f"none of the {counted(len(table), 'picture')} of {table.name} can be read; nothing was indexed"
         )

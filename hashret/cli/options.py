@@ -107,6 +107,15 @@ def check_writable(flag: str, file: Path) -> None:
         raise UsageError(f"{flag} is {file}, but nothing can be written to {folder}; choose another name")
 
 
+def check_folder_can_be_made(flag: str, folder: Path) -> None:
+    """UsageError when `folder`, which `flag` names, can be neither written nor made; asked before long work."""
+    place = folder.resolve()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UsageError(f"{flag} is {folder}, but nothing can be written to {place}; choose another place")
+
+
 def counted(n: int, one: str, many: str | None = None) -> str:
     """A number with its noun: 1 picture, 2,000 pictures."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -148,11 +148,18 @@ def test_out_of_gpu_memory_says_what_to_lower(
         ({"code_size": 1025}, "code size is 1025"),
         ({"margin": -1.0}, "margin is -1.0; it must be above 0"),
         ({"margin": float("nan")}, "margin is nan"),
+        ({"margin": float("inf")}, "margin is inf; it must be above 0 and finite"),
         ({"pictures_per_class": 1}, "--pictures-per-class is 1; it must be at least 2"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"mining": "easy"}, "--mining is 'easy'; choose one of batch-all, semi-hard"),
         ({"validation": 1.0}, "--validation is 1.0"),
         ({"lr": 0.0}, "--lr is 0.0"),
+        ({"lr": float("inf")}, "--lr is inf; it must be above 0 and finite"),
+        ({"head_lr_factor": -1.0}, "--head-lr-factor is -1.0"),
+        ({"weight_decay": -1.0}, "--weight-decay is -1.0; it must be at least 0"),
+        ({"warmup": float("nan")}, "--warmup is nan"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"seed": 1 << 64}, "it must be below 2\\^64"),
     ],
 )
 def test_wrong_settings(changes: dict[str, Any], message: str) -> None:
@@ -241,6 +248,10 @@ class TestSplits:
             split_for_training(table([f"c{i % 6}" for i in range(60)]), task="unseen").how
             == "2 of 6 training classes held out"
         )
+
+    def test_a_validation_split_in_which_nothing_can_be_found(self) -> None:
+        with pytest.raises(TrainingError, match="the validation split of set has no two pictures of one class"):
+            split_for_training(table(["a", "b"] * 5 + ["a", "b", "c"], ["train"] * 10 + ["val"] * 3))
 
     def test_deterministic_by_seed(self) -> None:
         ids = [split_for_training(table([f"c{i % 3}" for i in range(60)]), seed=s).validation.ids for s in (0, 0, 1)]

@@ -5,6 +5,7 @@ Names no torch, so that the command line can show choices and defaults at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -55,8 +56,8 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.code_size <= 1024:
             raise UsageError(f"code size is {self.code_size}; choose 1 to 1024 bits with --code-size")
-        if self.margin != "auto" and not self.margin > 0:
-            raise UsageError(f"margin is {self.margin}; it must be above 0, or 'auto'")
+        if self.margin != "auto" and not 0 < self.margin < math.inf:
+            raise UsageError(f"margin is {self.margin}; it must be above 0 and finite, or 'auto'")
         for flag, name, allowed in (
             ("--mining", self.mining, MINING_RULES),
             ("--optimizer", self.optimizer, OPTIMIZERS),
@@ -74,13 +75,19 @@ class TrainingOptions:
             ("--pictures-per-class", self.pictures_per_class, 2),
             ("--image-size", self.image_size, 16),
             ("--patience", self.patience, 0),
+            ("--weight-decay", self.weight_decay, 0),
+            ("--warmup", self.warmup, 0),
+            ("--seed", self.seed, 0),
         ):
-            if value < least:
+            if not least <= value < math.inf:
                 raise UsageError(f"{flag} is {value}; it must be at least {least}")
+        if self.seed >= 1 << 64:
+            raise UsageError(f"--seed is {self.seed}; it must be below 2^64, as torch takes no larger one")
+        for flag, factor in (("--lr", self.lr), ("--head-lr-factor", self.head_lr_factor)):
+            if not 0 < factor < math.inf:
+                raise UsageError(f"{flag} is {factor}; it must be above 0 and finite")
         if not 0.0 < self.validation < 1.0:
             raise UsageError(f"--validation is {self.validation}; it is a share, above 0 and below 1")
-        if not self.lr > 0:
-            raise UsageError(f"--lr is {self.lr}; it must be above 0")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""

@@ -326,6 +326,16 @@ def test_the_table_is_aligned(hashret: Callable, both_index: Path, closed_set: P
     assert names.index("label") == hits[0].index("class0") == hits[1].index("class0")
 
 
+def test_paths_are_shown_as_one_would_type_them(
+    hashret: Callable, both_index: Path, closed_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--index", both_index, closed_set / "class01" / "00.png", "-k", 1, "--device", "cpu"]
+    for here, shown in ((closed_set.parent, "hues/class0"), (both_index.parent, str(closed_set))):
+        monkeypatch.chdir(here)
+        assert hashret("query", *words).out.splitlines()[-1].split()[-1].startswith(shown)
+    assert ask(hashret, *words)["queries"][0]["results"][0]["path"].startswith(str(closed_set))
+
+
 def test_everything_within_a_radius(
     hashret: Callable, both_index: Path, closed_set: Path, encoded: encoding.Encoded
 ) -> None:

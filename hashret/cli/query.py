@@ -107,12 +107,19 @@ def run(args: argparse.Namespace) -> int:
             }
         )
         return 0
+    here = str(Path.cwd()) + os.sep  # paths below it are shown as one would type them
     unit = "bits" if metric == "hamming" else "cosine"
     for number, (name, hits) in enumerate(zip(names, results, strict=True)):
         what = f"the {len(hits):,} nearest of" if radius is None else f"{len(hits):,} within {radius:g} {unit} of"
         print("\n" * (number > 0) + f"{name}: {what} {counted(len(index), 'picture')}")
         rows = [
-            [str(hit["rank"]), _number(hit[_NEARNESS[metric]]), hit["label"] or "-", hit["id"], hit["path"]]
+            [
+                str(hit["rank"]),
+                _number(hit[_NEARNESS[metric]]),
+                hit["label"] or "-",
+                hit["id"],
+                hit["path"].removeprefix(here),
+            ]
             for hit in hits
         ]
         if rows:

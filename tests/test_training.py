@@ -112,6 +112,71 @@ def test_resuming_is_exact_wherever_the_run_was_stopped(
     assert without_seconds(run) == without_seconds(whole)
 
 
+@pytest.mark.parametrize("patience", [0, 1])
+@pytest.mark.parametrize("killed_in", ["save_state", "record_status"])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str, patience: int
+) -> None:
+    settings = {"epochs": 3, "patience": patience, "keep_epochs": True}
+    if patience:
+        monkeypatch.setattr(loop, "validate", lambda *_: loop.Validation(0.5, 0.5, 0.1, 0))
+    whole = train(closed_set, tmp_path / "whole", **settings)[1]
+    assert whole.read()["status"] == ("stopped early" if patience else "done")
+    calls = 0
+
+    class Killed(BaseException):
+        """What no handler of the run's own can have written down."""
+
+    # Before the state is first saved, before each epoch's is, and before the end is written down.
+    for moment in range(1 if killed_in == "record_status" else len(whole.history()) + 1):
+        with monkeypatch.context() as patched:
+            real, calls = getattr(loop._Loop, killed_in), 0
+
+            def kill(self: loop._Loop, *args: Any, moment: int = moment, real: Any = real) -> None:
+                nonlocal calls
+                if calls == moment:
+                    raise Killed
+                calls += 1
+                real(self, *args)
+
+            patched.setattr(loop._Loop, killed_in, kill)
+            run = create_run(tmp_path / f"killed{moment}")
+            with pytest.raises(Killed):
+                loop.train(open_source(closed_set), TrainingOptions(**{**SMALL, **settings}), run)
+        assert run.read()["status"] == "failed"
+        if not run.state_path.exists():
+            with pytest.raises(TrainingError, match="never began; start another run"):
+                loop.train(open_source(closed_set), TrainingOptions(**{**SMALL, **settings}), run, resume=True)
+            continue
+        with run.log_path.open("ab") as log:
+            log.write(b'{"epoch": ')
+        result = loop.train(open_source(closed_set), TrainingOptions(**{**SMALL, **settings}), run, resume=True)
+        assert result.status == run.read()["status"] == whole.read()["status"]
+        assert tensors(run) == tensors(whole)
+        assert without_seconds(run) == without_seconds(whole)
+        assert len(list((run.folder / "epochs").iterdir())) == len(whole.history())
+
+
+def test_resuming_with_other_pictures_is_refused(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ctrl_c(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Loop, "step", ctrl_c)
+    run = create_run(tmp_path / "run")
+    options = TrainingOptions(**SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(open_source(closed_set), options, run)
+    assert run.read()["status"] == "interrupted"
+    changed = open_source(closed_set)
+    changed.labels[0] = changed.labels[-1]
+    with pytest.raises(
+        TrainingError, match=r"the pictures of hues or their labels are not those that .* was started with"
+    ):
+        loop.train(changed, options, run, resume=True)
+
+
 def test_early_stopping(closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = iter([0.5, 0.6, 0.55, 0.58, 0.9, 0.9])
     monkeypatch.setattr(loop, "validate", lambda *_: loop.Validation(next(maps), 0.5, 0.1, 0))

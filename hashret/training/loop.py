@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,15 @@ def train(
         if resume:
             loop.restore(run.load_state(device))
         _describe(loop, split, table, source)
-        return loop.run_epochs(interrupt)
+        try:
+            if not resume:
+                loop.save_state()  # a run that is killed in its first epoch can be resumed too
+            return loop.run_epochs(interrupt)
+        except BaseException as error:
+            # A full disk may be why the run failed: what failed comes first, not that it cannot be written down.
+            with contextlib.suppress(OSError):
+                run.write({**run.read(), "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"})
+            raise
 
 
 class _Loop:
@@ -148,9 +157,8 @@ class _Loop:
 
     def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
         """Train to the last epoch, an early stop or an interruption."""
-        status = "done"
         with self.loader, self.validation_loader, tensorboardX.SummaryWriter(str(self.run.folder)) as writer:
-            while self.progress.epoch < self.options.epochs:
+            while (status := self.standing()) == "running":
                 started = time.perf_counter()
                 finished = self.run_epoch(interrupt, writer)
                 self.progress.seconds += time.perf_counter() - started
@@ -159,15 +167,20 @@ class _Loop:
                     status = "interrupted"
                     break
                 self.end_epoch(writer)
-                if self.options.patience and self.progress.epoch - self.progress.best_epoch >= self.options.patience:
-                    status = "stopped early"
-                    break
         best = self.progress
         result = TrainingResult(status, best.epoch, best.best_epoch, best.best_map, best.best_hit1)
         self.record_status(result)
         if status != "interrupted":
             self.run.forget_state()
         return result
+
+    def standing(self) -> str:
+        """Whether there is more to do: "running", "done" or "stopped early"."""
+        if self.progress.epoch >= self.options.epochs:
+            return "done"
+        if self.options.patience and self.progress.epoch - self.progress.best_epoch >= self.options.patience:
+            return "stopped early"
+        return "running"
 
     def run_epoch(self, interrupt: Interrupt, writer: tensorboardX.SummaryWriter) -> bool:
         """Train on the rest of the epoch's batches; False when interrupted, with the state exactly after a batch."""
@@ -278,17 +291,24 @@ class _Loop:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "random": torch.get_rng_state(),
-                "progress": vars(self.progress).copy(),
+                "progress": asdict(self.progress),
+                "pictures": _digest(self.split),
             }
         )
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Take up a saved state, and forget what was logged after it was saved."""
+        if state["pictures"] != _digest(self.split):
+            raise TrainingError(
+                f"the pictures of {self.split.train.name} or their labels are not those that {self.run.folder} was started "
+                "with; put them back as they were, or start another run"
+            )
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"].cpu())
         self.progress = _Progress(**state["progress"])
+        self.run.cut_log(self.progress.epoch)
 
     def record_status(self, result: TrainingResult) -> None:
         """Write how the run stands into run.json."""
@@ -311,6 +331,12 @@ def _build_hasher(options: TrainingOptions, split: TrainingSplit) -> Hasher:
     )
     hasher.protocol = {"data": split.train.name, "task": split.task, "validation": split.how}
     return hasher
+
+
+def _digest(split: TrainingSplit) -> str:
+    """sha256 in hex over which pictures train and which validate, and their labels."""
+    rows = [(table.ids, table.labels) for table in (split.train, split.validation)]
+    return hashlib.sha256(repr(rows).encode(errors="surrogatepass")).hexdigest()
 
 
 def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Mapping[str, Any] | None) -> None:

@@ -72,6 +72,13 @@ class Run:
         with self.log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    def cut_log(self, epochs: int) -> None:
+        """Keep the log's first `epochs` lines: a killed run may have logged an epoch, or part of a line, that it did not save."""
+        lines = self.log_path.read_bytes().splitlines(keepends=True) if self.log_path.exists() else []
+        if len(lines) > epochs:
+            with replacing(self.log_path) as path:
+                path.write_bytes(b"".join(lines[:epochs]))
+
     def history(self) -> list[dict[str, Any]]:
         """The lines of the log."""
         if not self.log_path.exists():
@@ -98,7 +105,9 @@ class Run:
         import torch
 
         if not self.state_path.exists():
-            raise TrainingError(f"{self.folder} has nothing to resume: the run is done, or its first epoch never ended")
+            raise TrainingError(
+                f"{self.folder} has nothing to resume: the run is done, or never began; start another run"
+            )
         try:
             state: dict[str, Any] = torch.load(self.state_path, map_location=device, weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError) as error:

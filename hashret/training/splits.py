@@ -46,8 +46,8 @@ def split_for_training(
     is_validation = np.isin(splits, VALIDATION_SPLITS) & (labels != "")
     if is_validation.any() and np.unique(labels[is_validation], return_counts=True)[1].max() < 2:
         raise TrainingError(
-            f"the validation split of {table.name} has no two pictures of one class, so nothing can be found in it; add pictures, "
-            "or leave the split away and a share of the training pictures is held out"
+            f"the validation split of {table.name} has no two pictures of one class, so nothing can be found in it; add "
+            "pictures, or leave the split away and a share of the training pictures is held out"
         )
     train_labels = set(labels[is_train])
     _check_classes(labels[is_train], table.name)

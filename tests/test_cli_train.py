@@ -207,6 +207,28 @@ def test_ctrl_c_saves_and_resume_goes_on(hashret: Callable, closed_set: Path, tm
     assert (status, out) == (2, "") and "is finished (done); there is nothing to resume" in err
 
 
+def ctrl_c(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_resume_finds_the_run_beside_pictures_of_its_name_from_any_folder(
+    hashret: Callable, closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(closed_set, "cars")
+    assert hashret("train", "--data", "cars", "--exp-name", "first", *TINY, "--epochs", 1).status == 0
+    weights = ["--weights", "first/model.safetensors", "--mean", 0.5, 0.5, 0.5, "--std", 0.5, 0.5, 0.5]
+    shutil.copytree("runs/first", "first")
+    with monkeypatch.context() as patched:
+        patched.setattr("hashret.training.loop._Loop.step", ctrl_c)
+        assert hashret("train", "--data", "cars", "--exp-name", "cars", *TINY, *weights).status == 130
+    assert settings(tmp_path / "runs" / "cars")["status"] == "interrupted"
+    (tmp_path / "elsewhere" / "cars").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert hashret("train", "--runs", "../runs", "--resume", "cars").status == 0
+    assert settings(tmp_path / "runs" / "cars")["status"] == "done"
+
+
 def test_what_cannot_be_resumed(hashret: Callable, closed_set: Path, tmp_path: Path) -> None:
     options = TrainingOptions(
         backbone="squeezenet1_1",

@@ -62,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"set of classes, 4 bits when classes to search for are unseen (default: {default.margin})",
     )
     code.add_argument(
-        "--mining", choices=settings.MINING_RULES, help=f"which triplets count (default: {default.mining})"
+        "--mining",
+        choices=settings.MINING_RULES,
+        help="which triplets count: all of a batch, or for each pair of a class the nearest "
+        f"negative that is farther than the pair (default: {default.mining})",
     )
     code.add_argument(
         "--activation", choices=settings.ACTIVATIONS, help=f"of the head, in training (default: {default.activation})"
@@ -90,9 +93,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="likewise")
 
     fit = parser.add_argument_group("optimisation")
-    fit.add_argument("--epochs", type=int, help=f"(default: {default.epochs})")
-    fit.add_argument("--classes-per-batch", type=int, metavar="P", help=f"(default: {default.classes_per_batch})")
-    fit.add_argument("--pictures-per-class", type=int, metavar="K", help=f"(default: {default.pictures_per_class})")
+    fit.add_argument("--epochs", type=int, help=f"times every picture is seen (default: {default.epochs})")
+    fit.add_argument(
+        "--classes-per-batch",
+        type=int,
+        metavar="P",
+        help=f"a batch is P x K pictures (default: {default.classes_per_batch})",
+    )
+    fit.add_argument(
+        "--pictures-per-class",
+        type=int,
+        metavar="K",
+        help=f"of each of the P classes (default: {default.pictures_per_class})",
+    )
     fit.add_argument("--optimizer", choices=settings.OPTIMIZERS, help=f"(default: {default.optimizer})")
     fit.add_argument("--lr", type=float, help=f"of the backbone, at its highest (default: {default.lr})")
     fit.add_argument(
@@ -100,7 +113,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     fit.add_argument("--weight-decay", type=float, help=f"(default: {default.weight_decay})")
     fit.add_argument(
-        "--warmup", type=float, metavar="EPOCHS", help=f"then half a cosine to 0 (default: {default.warmup})"
+        "--warmup",
+        type=float,
+        metavar="EPOCHS",
+        help=f"until --lr is reached; then half a cosine to 0 (default: {default.warmup})",
     )
     fit.add_argument(
         "--augment",
@@ -114,10 +130,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"held out when the table has no split 'val' (default: {default.validation})",
     )
     fit.add_argument(
-        "--patience", type=int, metavar="EPOCHS", help="stop early after so many epochs without a better one; 0: never"
+        "--patience",
+        type=int,
+        metavar="EPOCHS",
+        help="stop early after so many epochs without a better one; 0: never (default: 0)",
     )
     fit.add_argument("--seed", type=int, help=f"same seed, same CPU machine: same bytes (default: {default.seed})")
-    fit.add_argument("--amp", choices=settings.AMP, help="bfloat16; auto: on GPUs that have it")
+    fit.add_argument(
+        "--amp", choices=settings.AMP, help=f"bfloat16; auto: on GPUs that have it (default: {default.amp})"
+    )
     fit.add_argument("--device", help=f"auto, cpu, cuda, cuda:1, mps (default: {default.device})")
     fit.add_argument(
         "--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)"
@@ -195,8 +216,9 @@ def _name(args: argparse.Namespace, code_size: int) -> str:
 
 
 def _continued(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str, Any]]:
+    # Pictures often lie in a folder of the run's own name: a path comes first only when it is a run.
     named = args.runs / args.resume
-    run_folder = Run(named if named.is_dir() and not args.resume.is_dir() else args.resume)
+    run_folder = Run(named if (named / RUN_FILE).exists() and not (args.resume / RUN_FILE).exists() else args.resume)
     stored = run_folder.read()
     if stored["status"] in ("done", "stopped early"):
         raise UsageError(f"{args.resume} is finished ({stored['status']}); there is nothing to resume")
@@ -216,6 +238,8 @@ def _continued(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were typed, by name."""
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingOptions)}
+    if values["weights"] is not None and Path(values["weights"]).is_file():
+        values["weights"] = str(Path(values["weights"]).absolute())  # as the data: continued from anywhere
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
     }

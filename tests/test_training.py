@@ -6,13 +6,16 @@ import dataclasses
 import json
 import os
 import signal
+import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
 
 from hashret.data.sources import open_source
 from hashret.data.table import PictureTable
@@ -160,9 +163,6 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
 def test_resuming_with_other_pictures_is_refused(
     closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ctrl_c(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(loop._Loop, "step", ctrl_c)
     run = create_run(tmp_path / "run")
     options = TrainingOptions(**SMALL)
@@ -175,6 +175,39 @@ def test_resuming_with_other_pictures_is_refused(
         TrainingError, match=r"the pictures of hues or their labels are not those that .* was started with"
     ):
         loop.train(changed, options, run, resume=True)
+
+
+def test_scalars_share_one_axis_and_what_is_done_again_replaces_what_was(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create_run(tmp_path / "run")
+    options, batches = TrainingOptions(**SMALL), 3
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop._Loop, "end_epoch", ctrl_c)  # after the epoch's batches, before its state
+        loop.train(open_source(closed_set), options, run)
+    loop.train(open_source(closed_set), options, run, resume=True)
+    shown: dict[str, list[int]] = {}
+    for event in events(run):
+        if event.session_log.status == event.session_log.START:  # viewers drop what an earlier part drew from here on
+            shown = {tag: [step for step in steps if step < event.step] for tag, steps in shown.items()}
+        for value in event.summary.value:
+            shown.setdefault(value.tag, []).append(event.step)
+    assert shown["train/loss"] == list(range(1, 2 * batches + 1))
+    assert shown["validation/map"] == shown["train/lr"] == [batches, 2 * batches]
+
+
+def ctrl_c(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def events(run: Run) -> Iterator[Any]:
+    """What tensorboard reads: records of length, checksum, event, checksum."""
+    for file in sorted(run.folder.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime_ns):
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
 
 
 def test_early_stopping(closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_every_rule_has_a_name() -> None:
 
 
 def test_auto_margin_is_in_bits() -> None:
-    assert auto_margin(task="closed", code_size=64, activation_range=2.0) == 16 * 4
-    assert auto_margin(task="unseen", code_size=64, activation_range=2.0) == 4 * 4
-    assert auto_margin(task="unseen", code_size=64, activation_range=1.0) == 4
-    assert math.isclose(auto_margin(task="unseen", code_size=4, activation_range=2.0), 4.0)
+    assert auto_margin(task="closed", code_size=64, activation="tanh") == 16 * 4
+    assert auto_margin(task="unseen", code_size=64, activation="tanh") == 4 * 4
+    assert auto_margin(task="unseen", code_size=64, activation="sigmoid") == 4
+    assert math.isclose(auto_margin(task="unseen", code_size=4, activation="tanh"), 4.0)

@@ -33,7 +33,7 @@ from hashret.training.optimizers import build_optimizer, cosine_with_warmup
 from hashret.training.options import TrainingOptions
 from hashret.training.runs import Run
 from hashret.training.splits import TrainingSplit, split_for_training
-from hashret.training.triplet import auto_margin, triplet_loss
+from hashret.training.triplet import BIT, auto_margin, triplet_loss
 from hashret.training.validation import Validation, validate
 
 _log = logging.getLogger("hashret.training")
@@ -117,11 +117,7 @@ class _Loop:
         self.network.to(memory_format=torch.channels_last)
         self.labels_N = torch.from_numpy(labels_N)
         self.margin = (
-            auto_margin(
-                task=split.task,
-                code_size=options.code_size,
-                activation_range=2.0 if options.activation == "tanh" else 1.0,
-            )
+            auto_margin(task=split.task, code_size=options.code_size, activation=options.activation)
             if options.margin == "auto"
             else float(options.margin)
         )
@@ -157,7 +153,9 @@ class _Loop:
 
     def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
         """Train to the last epoch, an early stop or an interruption."""
-        with self.loader, self.validation_loader, tensorboardX.SummaryWriter(str(self.run.folder)) as writer:
+        # What a killed run drew after its state was saved is drawn again.
+        scalars = tensorboardX.SummaryWriter(str(self.run.folder), purge_step=self.steps() + 1)
+        with self.loader, self.validation_loader, scalars as writer:
             while (status := self.standing()) == "running":
                 started = time.perf_counter()
                 finished = self.run_epoch(interrupt, writer)
@@ -182,6 +180,10 @@ class _Loop:
             return "stopped early"
         return "running"
 
+    def steps(self) -> int:
+        """Updates so far: the common axis of all tensorboard scalars."""
+        return self.progress.epoch * len(self.sampler) + self.progress.batch
+
     def run_epoch(self, interrupt: Interrupt, writer: tensorboardX.SummaryWriter) -> bool:
         """Train on the rest of the epoch's batches; False when interrupted, with the state exactly after a batch."""
         progress, options = self.progress, self.options
@@ -202,7 +204,7 @@ class _Loop:
                 progress.batch += 1
                 for name, value in scalars.items():
                     progress.totals[name] = progress.totals.get(name, 0.0) + value
-                    writer.add_scalar(f"train/{name}", value, progress.epoch * len(self.sampler) + progress.batch)
+                    writer.add_scalar(f"train/{name}", value, self.steps())
                 bar.set_postfix({name: f"{value:.3g}" for name, value in scalars.items()})
                 if interrupt.requested:
                     return False
@@ -247,8 +249,8 @@ class _Loop:
         progress.batch, progress.totals = 0, {}
         progress.seconds += time.perf_counter() - started
         for name, value in validation.as_dict().items():
-            writer.add_scalar(f"validation/{name}", value, progress.epoch)
-        writer.add_scalar("train/lr", self.schedule.get_last_lr()[0], progress.epoch)
+            writer.add_scalar(f"validation/{name}", value, self.steps())
+        writer.add_scalar("train/lr", self.schedule.get_last_lr()[0], self.steps())
         if validation.map > progress.best_map:
             progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, validation.map, validation.hit1
             self.save_model(self.run.folder, validation)
@@ -349,7 +351,7 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Ma
         len(split.validation),
         split.how,
         loop.margin,
-        loop.margin / (4 if loop.options.activation == "tanh" else 1),
+        loop.margin / BIT[loop.options.activation],
     )
     loop.run.write(
         {

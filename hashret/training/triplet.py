@@ -9,6 +9,9 @@ from torch import Tensor
 
 from hashret.training.mining import MINING
 
+BIT = {"tanh": 4.0, "sigmoid": 1.0}
+"""Squared distance of activations (tanh -1..1, sigmoid 0..1) that differ in one bit."""
+
 
 @dataclass(frozen=True)
 class TripletResult:
@@ -44,12 +47,11 @@ def triplet_loss(activations_DK: Tensor, labels_D: Tensor, *, margin: float, min
     return TripletResult(terms.sum() / max(active, 1), len(terms), active)
 
 
-def auto_margin(*, task: str, code_size: int, activation_range: float) -> float:
+def auto_margin(*, task: str, code_size: int, activation: str) -> float:
     """The margin that `--margin auto` stands for, in squared distance of the activations.
 
     A closed set may push its classes far apart, so a quarter of the code: random codes are half of it apart. Unseen
-    classes need the room between the known ones: 4 bits. One bit is `activation_range` squared: 4 for tanh (-1..1), 1 for
-    sigmoid (0..1).
+    classes need the room between the known ones: 4 bits. One bit is BIT[activation].
     """
     bits = code_size / 4 if task == "closed" else min(4.0, code_size / 4)
-    return bits * activation_range**2
+    return bits * BIT[activation]

@@ -403,13 +403,17 @@ def _autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
 def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch, and on a CPU forbid operations whose result is not the same twice; both are put back afterwards."""
     before = torch.are_deterministic_algorithms_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(device.type == "cpu" or before)
+        # Filling every new tensor with NaN would find reads of unset memory, of which there are none here.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before)
+            torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -414,3 +414,28 @@ def test_raw_pixels_and_an_untrained_network_stay_below_half(tmp_path: Path, tes
     with torch.no_grad():
         features = torch.cat([network(part) for part in batch.split(64)]).numpy()
     assert top1(features) < 0.5
+
+
+def test_no_pixel_depends_on_what_was_in_memory_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    design, scene = draw_design("hatchback", rng(0)), draw_scene("red", "noon", rng(1))
+    mesh = build_mesh(design)
+    # Compiles first: kernels look numpy up by the module's name for it.
+    clean = render(mesh, design, scene, 30.0, (64, 48))
+
+    def poisoned(*arguments: object) -> np.ndarray:
+        array = np.empty(*arguments)  # type: ignore[call-overload]
+        array.reshape(-1).view(np.uint8)[:] = 255  # NaN, or -1
+        return array
+
+    monkeypatch.setattr("hashret.data.turntable.raster.np", _Numpy(poisoned))
+    np.testing.assert_array_equal(render(mesh, design, scene, 30.0, (64, 48)), clean)
+
+
+class _Numpy:
+    """numpy with another `empty`."""
+
+    def __init__(self, empty: object) -> None:
+        self.empty = empty
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(np, name)

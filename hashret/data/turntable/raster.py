@@ -1092,7 +1092,8 @@ def render(mesh: Mesh, design: Design, scene: Scene, view: float, size: tuple[in
     # Backdrops are cylinders round the camera, as far behind the car as the scene says.
     layers = scene.layers_L10.copy()
     layers[:, 1] = 0.7 * layers[:, 1] + scene.camera_distance * max(design.length, 3.9) + 0.55 * design.length
-    image = np.empty((height, width, 3), np.float32)
+    # Zeros: pixels that the car covers are not painted before it is laid over them, and 0 times what lies there must be 0.
+    image = np.zeros((height, width, 3), np.float32)
     light_record, ground_record = _record(light), _record(scene.ground)
     _paint_surroundings(image, camera, light_record, ground_record, layers, car, shadow, half, owner, noise)
     _paint_car(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps
 
 from hashret.errors import DataError, ImageError
@@ -177,7 +178,7 @@ def _rgb(picture: Image.Image, file_format: str | None) -> Image.Image:
         raise ImageError(f"colour mode {picture.mode} is not supported; convert it to RGB") from error
 
 
-def _stretched(values: np.ndarray) -> np.ndarray:
+def _stretched(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not np.isfinite(high - low):
         raise ImageError("it holds values that are not finite numbers; replace or remove it")

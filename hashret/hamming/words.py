@@ -46,7 +46,7 @@ def padded(codes: npt.NDArray[Any]) -> Words:
     if n and codes.flags.c_contiguous and len(pieces) <= _FEW_PIECES:
         # Numpy copies single bytes several times slower than the few numbers that a row falls into.
         for offset, dtype in pieces:
-            source = np.ndarray((n,), dtype, np.asarray(codes).reshape(-1), offset, (n_bytes,))
+            source: npt.NDArray[Any] = np.ndarray((n,), dtype, np.asarray(codes).reshape(-1), offset, (n_bytes,))
             np.ndarray((n,), dtype, words, offset, (words.strides[0],))[:] = source
     else:
         words.view(np.uint8)[:, :n_bytes] = codes

@@ -129,7 +129,8 @@ class CosineIndex(VectorIndex):
                     found[query][0].append(values[inside])
                     found[query][1].append(segment.ids[candidates[inside]])
         offsets = np.zeros(len(queries) + 1, np.int64)
-        all_similarities, all_ids = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
+        all_similarities: list[Similarities] = [np.empty(0, np.float32)]
+        all_ids: list[Ids] = [np.empty(0, np.int64)]
         for query, (values_of, ids_of) in enumerate(found):
             values = np.concatenate([all_similarities[0], *values_of])
             order = np.argsort(-values, kind="stable")

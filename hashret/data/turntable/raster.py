@@ -1022,7 +1022,7 @@ def _camera(mesh: Mesh, design: Design, scene: Scene, turn: float, width: int, h
     up = np.cross(right, forward)
     cos, sin = np.cos(scene.roll), np.sin(scene.roll)
     right, up = cos * right + sin * up, cos * up - sin * right
-    camera = np.concatenate([eye, forward, right, up, [1.0, 0.0, 0.0]])
+    camera: NDArray[np.float64] = np.concatenate([eye, forward, right, up, [1.0, 0.0, 0.0]])
     seen = np.empty((len(mesh.vertices_V10), 3))
     _project(mesh.vertices_V10, turn, camera, seen)
     low, high = seen[:, :2].min(axis=0), seen[:, :2].max(axis=0)

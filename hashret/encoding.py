@@ -54,16 +54,6 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def write_skipped(self, file: str | Path) -> None:
-        """Lists the skipped pictures in `file`: one line each, path, tab, reason."""
-        lines = [f"{picture.path}\t{picture.message}\n" for picture in self.skipped]
-        try:
-            Path(file).write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise DataError(
-                f"the list of skipped pictures could not be written to {file} ({error.strerror})"
-            ) from error
-
 
 def encode_table(
     hasher: Hasher,

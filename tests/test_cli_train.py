@@ -17,9 +17,9 @@ from conftest import TINY
 
 from hashret.data.sources import open_source
 from hashret.model.hasher import Hasher
-from hashret.training.loop import train
+from hashret.training.loop import _Loop, train
 from hashret.training.options import TrainingOptions
-from hashret.training.runs import create_run
+from hashret.training.runs import Run, create_run
 
 ROOT = Path(__file__).parent.parent
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -162,6 +162,32 @@ def test_a_full_disk_is_one_sentence(closed_set: Path, tmp_path: Path, kilobytes
     assert "Traceback" not in done.stderr and settings(tmp_path / "a")["status"] == "failed"
 
 
+def test_pictures_are_read_only_where_training_needs_them(
+    hashret: Callable, unseen_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(unseen_set, data)
+    broken = {split: sorted((data / split).rglob("*.png"))[0] for split in ("train", "test")}
+    for path in broken.values():
+        path.write_bytes(b"no picture")
+    words = ["train", "--data", data, "--runs", tmp_path, "--exp-name", "a", *TINY]
+    status, _, err = hashret(*words)
+    assert status == 1 and str(broken["train"]) in err and not (tmp_path / "a").exists()
+
+    step, calls = _Loop.step, [0]
+
+    def interrupted_in_the_second_epoch(*args: object) -> object:
+        calls[0] += 1
+        return ctrl_c() if calls[0] == 3 else step(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Loop, "step", interrupted_in_the_second_epoch)
+        assert hashret(*words, "--on-bad", "skip").status == 130
+    listed = (tmp_path / "a" / "skipped.txt").read_text("utf-8")
+    assert listed.startswith(f"{broken['train']}\t") and listed.count("\n") == 1, "the broken test picture was not read"
+    assert hashret("train", "--resume", tmp_path / "a").status == 0
+
+
 # ---- interruption
 
 
@@ -190,9 +216,14 @@ def test_ctrl_c_saves_and_resume_goes_on(hashret: Callable, closed_set: Path, tm
         (["--label-map", "x.csv"], "--label-map"),
         (["--exp-name", "b"], "--exp-name"),
         (["--keep-epochs"], "--keep-epochs"),
+        (["--on-bad", "skip"], "--on-bad"),
     ):
         status, out, err = hashret("train", "--resume", run, *flags)
         assert (status, out) == (2, "") and err.startswith(f"hashret: {flag} cannot change when a run is continued")
+
+    with Run(run).writing():
+        status, out, err = hashret("train", "--resume", run)
+    assert (status, out) == (1, "") and "is being trained by another process; wait" in err
 
     # By its name; settings that are the run's own may be repeated; where it is computed may change.
     again = ["--runs", run.parent, "--resume", "a", "--lr", "3e-3", "--workers", 0, "--json"]

@@ -36,6 +36,8 @@ def test_every_class_holds_out_its_share_and_keeps_one() -> None:
 
 
 def test_what_cannot_be_split() -> None:
+    with pytest.raises(DataError, match="no whole picture of any class"):
+        split_pictures(table(["a"] * 4 + ["b"] * 4), 0.1)
     with pytest.raises(DataError, match="has 1 classes; splitting classes needs at least 2"):
         split_unseen_classes(table(["a", "a"]), 0.5)
     with pytest.raises(DataError, match="has no labels"):

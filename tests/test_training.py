@@ -277,7 +277,7 @@ def table(labels: list[str], splits: list[str] | None = None) -> PictureTable:
     [
         (["a"] * 9, {}, "set has 1 training class; triplets need at least 2"),
         ([""] * 9, {}, "set has no labelled picture to train on"),
-        (["a"] * 5 + ["b"] * 5 + ["c"], {}, r"1 training classes with a single picture \(c\)"),
+        (["a"] * 5 + ["b"] * 5 + ["c"], {}, r"1 training class with a single picture \(c\)"),
         (["a"] * 8 + ["b"] * 8, {}, "--classes-per-batch is 4, but there are 2 training classes"),
         (
             ["a"] * 5 + ["b"] * 5,

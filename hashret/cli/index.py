@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     unfinished = beside.with_name(beside.name + ".unfinished")
     table = open_data(args)
 
+    from hashret.data.readable import write_skipped
     from hashret.encoding import encode_table
     from hashret.model.hasher import Hasher
 
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     skipped_list = None
     if encoded.skipped:
         skipped_list = beside.with_name(beside.name + ".skipped.txt")
-        encoded.write_skipped(skipped_list)
+        write_skipped(skipped_list, [(picture.path, picture.message) for picture in encoded.skipped])
         say_skipped(len(encoded.skipped), skipped_list)
     if not len(encoded):
         shutil.rmtree(unfinished)

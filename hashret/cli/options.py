@@ -31,7 +31,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool = True
         "--on-bad",
         choices=("skip", "fail"),
         default="fail",
-        help="a picture that cannot be read: leave it out and list it in a file, or stop (default: %(default)s)",
+        help="a picture that cannot be read: leave it out and list it in a file, or stop (default: fail)",
     )
 
 

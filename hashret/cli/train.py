@@ -7,13 +7,16 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hashret.cli.options import add_data_arguments, add_json_argument, counted, print_json, say_skipped
 from hashret.errors import HashretError, UsageError
 from hashret.training import options as settings
 from hashret.training.options import TrainingOptions
 from hashret.training.runs import RUN_FILE, Run, create_run
+
+if TYPE_CHECKING:
+    from hashret.data.table import PictureTable
 
 # Where a run is computed may change between its parts; what is computed may not.
 _MAY_CHANGE = ("device", "workers")
@@ -34,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = EXAMPLE
     parser.usage = "hashret train --data SOURCE [options]\n       hashret train --resume RUN"
     add_data_arguments(parser, required=False, split=False)
+    parser.set_defaults(on_bad=None)
     run = parser.add_argument_group("run")
     run.add_argument("--exp-name", "--exp_name", metavar="NAME", help="name of the run (default: DATA_BITS)")
     run.add_argument(
@@ -148,7 +152,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or resume; exit status 130 when interrupted, with everything saved."""
-    from hashret.data.readable import keep_readable, write_skipped
+    import numpy as np
+
     from hashret.data.sources import open_source
 
     if args.resume is not None:
@@ -160,14 +165,15 @@ def run(args: argparse.Namespace) -> int:
         run_folder = create_run(args.runs / _name(args, options.code_size))
     skipped_list = run_folder.folder / "skipped.txt"
     try:
-        table, skipped = keep_readable(table, on_bad=source["on_bad"])
-        if skipped:
-            write_skipped(skipped_list, skipped)
-            say_skipped(len(skipped), skipped_list)
-        # Loads torch, which takes seconds: after all that can be found wrong without it.
-        from hashret.training.loop import train
+        with run_folder.writing():
+            if args.resume is None:
+                source["skipped"] = _unreadable(table, args.on_bad or "fail", skipped_list)
+            left_out = set(source["skipped"])
+            table = table.select(np.array([row_id not in left_out for row_id in table.ids], dtype=bool))
+            # Loads torch, which takes seconds: after all that can be found wrong without it.
+            from hashret.training.loop import train
 
-        result = train(table, options, run_folder, source=source, resume=args.resume is not None)
+            result = train(table, options, run_folder, source=source, resume=args.resume is not None)
     except (HashretError, KeyboardInterrupt):
         _remove_unbegun(run_folder, skipped_list)
         raise
@@ -184,10 +190,23 @@ def run(args: argparse.Namespace) -> int:
     return 130 if result.status == "interrupted" else 0
 
 
+def _unreadable(table: PictureTable, on_bad: str, skipped_list: Path) -> list[str]:
+    """Ids of the pictures that training would read and cannot; they are listed in a file. Test pictures stay unread."""
+    from hashret.data.readable import keep_readable, write_skipped
+    from hashret.training.splits import rows_to_read
+
+    readable, skipped = keep_readable(table, on_bad=on_bad, among=rows_to_read(table))
+    if skipped:
+        write_skipped(skipped_list, skipped)
+        say_skipped(len(skipped), skipped_list)
+    return sorted(set(table.ids) - set(readable.ids))
+
+
 def _remove_unbegun(run: Run, skipped_list: Path) -> None:
     """Take the folder of a run that never began away again, so that its name is free for the next attempt."""
     if not (run.folder / RUN_FILE).exists():
         skipped_list.unlink(missing_ok=True)
+        run.lock_path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             run.folder.rmdir()
 
@@ -201,7 +220,7 @@ def _asked_for(args: argparse.Namespace) -> tuple[TrainingOptions, dict[str, Any
     # An existing path is kept absolute, so that the run can be continued from anywhere.
     data = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
     label_map = None if args.label_map is None else str(Path(args.label_map).absolute())
-    return options, {"data": data, "label_map": label_map, "on_bad": args.on_bad}
+    return options, {"data": data, "label_map": label_map}
 
 
 def _name(args: argparse.Namespace, code_size: int) -> str:
@@ -227,7 +246,7 @@ def _continued(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str
     options = TrainingOptions.from_dict(stored["options"])
     given = _given(args)
     changed = [name for name, value in given.items() if name not in _MAY_CHANGE and value != getattr(options, name)]
-    changed += [name for name in ("data", "label_map", "exp_name") if getattr(args, name) is not None]
+    changed += [name for name in ("data", "label_map", "exp_name", "on_bad") if getattr(args, name) is not None]
     if changed:
         flag = "--" + changed[0].replace("_", "-")
         raise UsageError(f"{flag} cannot change when a run is continued; leave it out, or start another run")

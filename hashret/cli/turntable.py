@@ -13,8 +13,7 @@ NAME = "turntable"
 HELP = "make the embedded car data set (unseen classes in its test split)"
 
 DESCRIPTION = """\
-example:
-  hashret data turntable --out cars --classes 24 --test-classes 12 --pictures-per-class 48
+Example:  hashret data turntable --out cars --classes 24 --test-classes 12 --pictures-per-class 48
 
 Draws pictures of invented car models: parametric bodies, two generations and four colours a model, 24 views, four times of
 day. Writes OUT/table.csv, OUT/pictures/SPLIT/LABEL/ID.jpg and OUT/turntable.json. After an interruption the same command

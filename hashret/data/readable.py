@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from hashret.data.table import PictureTable
@@ -20,11 +21,12 @@ _BATCH = 512
 
 
 def keep_readable(
-    table: PictureTable, *, on_bad: str, threads: int | None = None
+    table: PictureTable, *, on_bad: str, among: npt.NDArray[np.bool_] | None = None, threads: int | None = None
 ) -> tuple[PictureTable, list[tuple[str, str]]]:
     """The rows whose pictures can be decoded, and (path, reason) of the others; every picture is decoded once.
 
-    `on_bad` "fail" raises ImageError for the first row, in table order, that cannot be read; "skip" leaves such rows out.
+    `among`, a flag (n,) a row, names those to look at; the others are kept unseen. `on_bad` "fail" raises ImageError for
+    the first row, in table order, that cannot be read; "skip" leaves such rows out.
     """
 
     def failure(row: int) -> ImageError | None:
@@ -36,8 +38,9 @@ def keep_readable(
 
     skipped: list[tuple[str, str]] = []
     good = np.ones(len(table), dtype=bool)
-    rows = iter(range(len(table)))
-    bar = tqdm(total=len(table), desc="checking pictures", unit="picture", disable=None, delay=2, leave=False)
+    looked_at = range(len(table)) if among is None else np.flatnonzero(among).tolist()
+    rows = iter(looked_at)
+    bar = tqdm(total=len(looked_at), desc="checking pictures", unit="picture", disable=None, delay=2, leave=False)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool, bar:
         while batch := list(islice(rows, _BATCH)):
             for row, error in zip(batch, pool.map(failure, batch), strict=True):

@@ -30,7 +30,7 @@ def split_pictures(table: PictureTable, share: float, seed: int = 0) -> PictureT
     """The table with a random `share` of every class's pictures as split "test" and the others as "train".
 
     Deterministic by `seed`; the share is rounded, and at least one picture of a class stays in "train". Pictures without a
-    label get no split. DataError for a table without labels.
+    label get no split. DataError for a table without labels, and for a share that is less than half a picture of every class.
     """
     _check_share(share)
     class_numbers_N, names = table.class_ids()
@@ -43,6 +43,10 @@ def split_pictures(table: PictureTable, share: float, seed: int = 0) -> PictureT
         n_test = min(len(rows) - 1, round(share * len(rows)))
         splits[rows] = "train"
         splits[rows[:n_test]] = "test"
+    if "test" not in splits:
+        raise DataError(
+            f"a share of {share} is no whole picture of any class of {table.name}; choose a larger one, or more pictures"
+        )
     return dataclasses.replace(table, splits=splits.tolist())
 
 

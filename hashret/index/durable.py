@@ -8,7 +8,8 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from hashret.errors import SearchError
 
@@ -47,32 +48,16 @@ def replace_file(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
     """Only one writer holds this; SearchError at once when another does. The system frees it when a process dies."""
+    lock = FileLock(folder / "lock", blocking=False)
     try:
-        opened = (folder / "lock").open("a+b")
+        lock.acquire()
+    except Timeout:
+        raise SearchError(
+            f"the index {folder} is being written by another process; wait for it and try again"
+        ) from None
     except OSError as error:
         raise SearchError(f"the index {folder} cannot be written ({error.strerror or error})") from error
-    with opened as file:
-        if not _try_lock(file):
-            raise SearchError(f"the index {folder} is being written by another process; wait for it and try again")
+    try:
         yield
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        file.seek(0)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    finally:
+        lock.release()

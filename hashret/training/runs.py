@@ -4,6 +4,7 @@
     log.jsonl           one line an epoch
     config.json, model.safetensors    the best epoch's model (the folder is a model folder)
     epochs/003/         the model after epoch 3, with --keep-epochs
+    lock                held by the process that trains
     resume/state.pt     everything that going on needs; removed when the run is done
     events.out.…        tensorboard scalars
 
@@ -19,6 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from hashret.errors import TrainingError
 
@@ -43,6 +46,26 @@ class Run:
     def state_path(self) -> Path:
         """The state that --resume needs."""
         return self.folder / "resume" / "state.pt"
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the process that writes to the folder."""
+        return self.folder / "lock"
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Only one process trains in the folder; TrainingError when another does. The system frees it when one dies."""
+        lock = FileLock(self.lock_path, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise TrainingError(f"{self.folder} is being trained by another process; wait for it to end") from None
+        except OSError as error:
+            raise TrainingError(f"{self.folder} cannot be written ({error.strerror or error})") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def read(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -133,7 +156,9 @@ def create_run(folder: Path) -> Run:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise TrainingError(f"{folder} cannot be written ({error.strerror}); choose another --out") from None
+        raise TrainingError(
+            f"{folder} cannot be written ({error.strerror}); choose another --runs or --exp-name"
+        ) from None
     return Run(folder)
 
 

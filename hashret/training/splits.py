@@ -23,6 +23,12 @@ class TrainingSplit:
     how: str
 
 
+def rows_to_read(table: PictureTable) -> NDArray[np.bool_]:
+    """A flag (n,) for every row of a table: whether training may look at its picture. Test pictures stay unread."""
+    is_train, is_validation = _roles(table)
+    return is_train | is_validation
+
+
 def split_for_training(
     table: PictureTable, *, task: str = "auto", validation: float = 0.15, seed: int = 0
 ) -> TrainingSplit:
@@ -34,16 +40,13 @@ def split_for_training(
     classes when the task is unseen (with fewer than four classes: pictures), pictures of every class when it is closed.
     The held-out choice depends on the labels and the seed only.
     """
-    splits = np.array(table.splits)
     labels = np.array(table.labels)
-    named = "train" in table.splits
-    is_train = (splits == "train" if named else splits == "") & (labels != "")
+    is_train, is_validation = _roles(table)
     if not is_train.any():
         found = ", ".join(sorted(set(table.splits) - {""})) or "none"
         raise TrainingError(
             f"{table.name} has no labelled picture to train on (splits found: {found}); label pictures and mark them 'train'"
         )
-    is_validation = np.isin(splits, VALIDATION_SPLITS) & (labels != "")
     if is_validation.any() and np.unique(labels[is_validation], return_counts=True)[1].max() < 2:
         raise TrainingError(
             f"the validation split of {table.name} has no two pictures of one class, so nothing can be found in it; add "
@@ -80,19 +83,31 @@ def split_for_training(
     return TrainingSplit(table.select(is_train & ~held), table.select(held), task, how)
 
 
+def _roles(table: PictureTable) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which labelled rows are there to train on, and which are a validation split of the table's own."""
+    splits = np.array(table.splits)
+    labelled = np.array(table.labels) != ""
+    is_train = splits == ("train" if "train" in table.splits else "")
+    return is_train & labelled, np.isin(splits, VALIDATION_SPLITS) & labelled
+
+
 def _check_classes(labels: NDArray[np.str_], name: str) -> None:
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
         raise TrainingError(
-            f"{name} has {len(classes)} training class; triplets need at least 2: sort pictures by what they show"
+            f"{name} has {_classes(len(classes))}; triplets need at least 2: sort pictures by what they show"
         )
     single = classes[counts == 1]
     if len(single):
         shown = ", ".join(single[:3]) + ("…" if len(single) > 3 else "")
         raise TrainingError(
-            f"{name} has {len(single)} training classes with a single picture ({shown}); "
-            "give each a second picture, or remove them"
+            f"{name} has {_classes(len(single))} with a single picture ({shown}); "
+            "add a second picture, or remove the class"
         )
+
+
+def _classes(n: int) -> str:
+    return f"{n} training class" + ("" if n == 1 else "es")
 
 
 def _share(items: NDArray[np.generic], share: float, rng: np.random.Generator, *, least: int) -> NDArray[np.generic]:

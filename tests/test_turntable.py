@@ -20,7 +20,7 @@ from hashret.cli import main
 from hashret.cli.turntable import add_arguments, run, size_of
 from hashret.data.turntable.bodies import KINDS, build_mesh, draw_design, facelift
 from hashret.data.turntable.generate import COLUMNS, GENERATIONS, VIEWS, draw_classes, generate, plan
-from hashret.data.turntable.raster import render
+from hashret.data.turntable.render import render
 from hashret.data.turntable.rule import allowed_pairs, raw_pixels
 from hashret.data.turntable.scene import COLOURS, TIMES, draw_scene
 from hashret.errors import DataError, UsageError
@@ -368,7 +368,7 @@ def test_the_command_is_mounted_under_data(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit) as stop:
         main(["data", "turntable", "--help"])
     assert stop.value.code == 0
-    assert "example:\n  hashret data turntable --out cars" in capsys.readouterr().out.lower()
+    assert "Example:  hashret data turntable --out cars" in capsys.readouterr().out.lower()
 
 
 @pytest.mark.parametrize("text", ["512", "x384", "512x", "a x b", "-5x9", ""])
@@ -427,7 +427,8 @@ def test_no_pixel_depends_on_what_was_in_memory_before(monkeypatch: pytest.Monke
         array.reshape(-1).view(np.uint8)[:] = 255  # NaN, or -1
         return array
 
-    monkeypatch.setattr("hashret.data.turntable.raster.np", _Numpy(poisoned))
+    for module in ("render", "projection", "shadow", "postprocessing"):
+        monkeypatch.setattr(f"hashret.data.turntable.{module}.np", _Numpy(poisoned))
     np.testing.assert_array_equal(render(mesh, design, scene, 30.0, (64, 48)), clean)
 
 

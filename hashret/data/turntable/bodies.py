@@ -2,7 +2,7 @@
 
 A body is one loft. Its side view is a profile (nose, bonnet, windscreen, roof, back glass, deck); at each station along
 the length a cross section runs from the underside over the sill and the shoulder to the roof. Windows, lamps, seams and
-wheel arches are no geometry: each vertex carries where it lies on the car, and `raster` decides the material there.
+wheel arches are no geometry: each vertex carries where it lies on the car, and `materials` decides the material there.
 
 Frame of a car: x forward, y to its left, z up, origin on the ground under the middle; metres. `s` runs from the front
 bumper (0) to the rear (length).

@@ -39,15 +39,10 @@ COLUMNS = (
 # What the generators of random numbers are for; part of their keys, never renumbered.
 _DESIGN_KEY, _PLAN_KEY, _PICTURE_KEY, _NAME_KEY = range(4)
 
-# Real makes and models that the syllables could hit.
-_TAKEN = {
-    "lada", "kia", "seat", "dacia", "toyota", "mazda", "honda", "volvo", "skoda", "corolla",
-    "corsa", "sonata", "fabia", "tata", "lancia", "carina", "camry", "polo", "golf", "vela",
-    "micra", "astra", "tesla", "nova", "megan", "lotus",
-}  # fmt: skip
-
-# No class shall be called anything with these in it.
-_UNWANTED = ("sex", "fag", "rape", "nazi", "pis", "kak", "fuk", "tit", "nig")
+# The syllables reach these too, and labels name folders and files: such a name is drawn again. Another list would
+# rename the classes of some seeds.
+_REAL_CARS = ("fabia", "lada", "lotus", "megan", "nova", "polo", "sonata", "tata", "vela")
+_RUDE_PARTS = ("sex", "fag", "rape", "nazi", "pis", "kak", "fuk", "tit", "nig")
 
 
 @dataclass(frozen=True)
@@ -109,13 +104,13 @@ def _labels(count: int, seed: int) -> list[str]:
         return parts[int(rng.integers(len(parts)))]
 
     names: list[str] = []
-    seen = set(_TAKEN)
+    seen = set(_REAL_CARS)
     while len(names) < count:
         name = one_of(onsets) + one_of(vowels) + one_of(consonants) + one_of(vowels)
         if rng.random() < 0.5:
             name += one_of(consonants) + one_of(vowels[:8])
         name += one_of(codas)
-        if name not in seen and not any(part in name for part in _UNWANTED):
+        if name not in seen and not any(part in name for part in _RUDE_PARTS):
             seen.add(name)
             names.append(name.capitalize())
     return names
@@ -175,7 +170,7 @@ def plan(car: CarClass, count: int, seed: int) -> list[Picture]:
 
 def _encode(picture: Picture, mesh: Mesh, seed: int, size: tuple[int, int]) -> bytes:
     """The picture as JPEG."""
-    from hashret.data.turntable.raster import render
+    from hashret.data.turntable.render import render
 
     pixels = render(mesh, picture.car.designs[picture.generation - 1], picture.scene(seed), float(picture.view), size)
     buffer = io.BytesIO()
@@ -301,7 +296,7 @@ def _draw(
     wanted = sum(map(len, missing))
     if not wanted:
         return
-    from hashret.data.turntable.raster import warm_up
+    from hashret.data.turntable.render import warm_up
 
     warm_up()
 

@@ -6,7 +6,6 @@ Colours are linear RGB.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -53,20 +52,6 @@ class Light(NamedTuple):
     warmth: float  # white balance: red up, blue down
     contrast: float
     noise: float
-
-
-class Camera(NamedTuple):
-    """A pinhole camera."""
-
-    x: float
-    y: float
-    z: float
-    yaw: float
-    pitch: float  # downwards, radians
-    roll: float
-    focal: float  # pixels
-    centre_x: float
-    centre_y: float
 
 
 class Ground(NamedTuple):
@@ -128,21 +113,6 @@ def linear(srgb: tuple[float, float, float]) -> tuple[float, float, float]:
     values = (np.asarray(srgb, dtype=float) / 255.0).clip(0.0, 1.0)
     out = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     return float(out[0]), float(out[1]), float(out[2])
-
-
-@lru_cache(maxsize=1)
-def noise_texture() -> NDArray[np.float32]:
-    """float32 (2, 256, 256), both wrapping round, mean 0, about -1..1: cloud-like noise, and fine grain."""
-    rng = np.random.default_rng(20_011)
-    frequency = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.fftfreq(256)[None]) * 256
-    frequency[0, 0] = 1.0
-    out = []
-    for power in (1.55, 0.45):
-        spectrum = np.fft.fft2(rng.standard_normal((256, 256))) / frequency**power
-        spectrum[0, 0] = 0.0
-        field = np.fft.ifft2(spectrum).real
-        out.append((field / (2.2 * field.std())).clip(-1.5, 1.5))
-    return np.ascontiguousarray(np.stack(out), dtype=np.float32)
 
 
 def _light(time: str, rng: np.random.Generator) -> Light:

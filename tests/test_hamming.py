@@ -22,10 +22,15 @@ from hypothesis import strategies as st
 from hashret import hamming
 from hashret.codes import bytes_per_code, pack
 from hashret.errors import CodeError, SearchError
-from hashret.hamming import plain, reference, rows, words
+from hashret.hamming import linear, plain, reference, rows, tables, words
+from hashret.hamming.linear import search as scan
+from hashret.hamming.linear import search_radii
+from hashret.hamming.rows import RowScan
+from hashret.hamming.tables import TableScan
 
 BITS = [1, 7, 8, 9, 63, 64, 65, 127, 128, 1000, 1024]
 SIZES = [0, 1, 63, 64, 65, 511, 513]
+KERNELS = [RowScan, TableScan]
 
 
 def random_codes(rng: np.random.Generator, n: int, bits: int, distinct: int | None = None) -> np.ndarray:
@@ -65,12 +70,15 @@ def test_every_path_gives_the_bytes_of_the_reference(bits: int, n: int) -> None:
                 within = min(k, max(n, 1))
                 expected = expected[0][:, :within], expected[1][:, :within]
                 assert same(plain.search(gallery, queries, within, alive), expected)
-                assert same(rows.search(gallery, queries, within, alive, 1), expected)
+                for kernel in KERNELS:
+                    assert same(scan(kernel, gallery, queries, within, alive, 1), expected)
             for radius in (0, bits // 3, bits):
                 expected_within = reference.search_radius(gallery, queries, radius, alive)
                 assert same(hamming.search_radius(gallery, queries, radius, bits, alive), expected_within)
-                assert same(plain.search_radius(gallery, queries, radius, alive), expected_within)
-                assert same(rows.search_radius(gallery, queries, radius, alive, 1), expected_within)
+                radii = np.full(len(queries), radius)
+                assert same(plain.search_radii(gallery, queries, radii, alive), expected_within)
+                for kernel in KERNELS:
+                    assert same(search_radii(kernel, gallery, queries, radii, alive, 1), expected_within)
         assert np.array_equal(hamming.distances(queries, gallery, bits), reference.distances(queries, gallery))
 
 
@@ -107,11 +115,14 @@ def test_large_enough_to_be_split_gives_the_same_for_any_thread_count(bits: int)
         for k in (1, 10, 3000):
             expected = plain.search(gallery, queries[:n_queries], k, alive)
             for threads in (1, 2, 3, 8):
-                assert same(rows.search(gallery, queries[:n_queries], k, alive, threads), expected)
-        expected_within = plain.search_radius(gallery, queries[:n_queries], bits // 2 - 8, alive)
+                for kernel in KERNELS:
+                    assert same(scan(kernel, gallery, queries[:n_queries], k, alive, threads), expected)
+        radii = rng.integers(0, bits // 2 - 8, n_queries)
+        expected_within = plain.search_radii(gallery, queries[:n_queries], radii, alive)
         for threads in (1, 2, 3, 8):
-            found = rows.search_radius(gallery, queries[:n_queries], bits // 2 - 8, alive, threads)
-            assert same(found, expected_within)
+            for kernel in KERNELS:
+                found = search_radii(kernel, gallery, queries[:n_queries], radii, alive, threads)
+                assert same(found, expected_within)
 
 
 def test_codes_that_come_ever_nearer_do_not_overflow_the_candidates() -> None:
@@ -120,13 +131,50 @@ def test_codes_that_come_ever_nearer_do_not_overflow_the_candidates() -> None:
     gallery = pack(np.arange(1024)[None, :] < steps[:, None])
     query = np.zeros((1, 128), np.uint8)
     for k in (1, 2, 100, len(gallery)):
-        assert same(rows.search(gallery, query, k, None, 1), reference.search(gallery, query, k))
+        for kernel in KERNELS:
+            assert same(scan(kernel, gallery, query, k, None, 1), reference.search(gallery, query, k))
 
 
-def test_more_queries_than_one_group() -> None:
+@pytest.mark.parametrize("bits", [64, 192])
+def test_more_queries_than_one_group(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of a search, which bound its memory, and groups of the table kernel, whose counters wait."""
     rng = np.random.default_rng(5)
-    gallery, queries = random_codes(rng, 300, 64), random_codes(rng, rows.GROUP_QUERIES * 2 + 3, 64)
-    assert same(rows.search(gallery, queries, 4, None, 2), reference.search(gallery, queries, 4))
+    gallery, queries = random_codes(rng, 600, bits), random_codes(rng, 2 * tables.SUM_QUERIES + 3, bits)
+    monkeypatch.setattr(linear, "CANDIDATE_BYTES", 10 * (4 + 64) * 100)
+    for kernel in KERNELS:
+        assert same(scan(kernel, gallery, queries, 4, None, 2), reference.search(gallery, queries, 4))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_radius_that_takes_in_everything_grows_its_memory(kernel: type[linear.Scan]) -> None:
+    rng = np.random.default_rng(6)
+    gallery, queries = random_codes(rng, 40_000, 64), random_codes(rng, 3, 64)
+    radii = np.array([64, 0, 40])
+    assert same(
+        search_radii(kernel, gallery, queries, radii, None, 2), plain.search_radii(gallery, queries, radii, None)
+    )
+
+
+@pytest.mark.parametrize("bits", [64, 100, 128])
+def test_codes_all_on_the_far_side(bits: int) -> None:
+    """More than half of the bits differ everywhere: farther than the table kernel's counters reach."""
+    rng = np.random.default_rng(bits)
+    queries = random_codes(rng, 9, bits)
+    flipped = pack(1 - np.unpackbits(queries, axis=1, count=bits))
+    gallery = flipped[rng.integers(0, 9, 3000)]
+    gallery[:, 0] ^= rng.integers(0, 2, 3000, dtype=np.uint8) << 7
+    for kernel in KERNELS:
+        assert same(scan(kernel, gallery, queries, 20, None, 1), reference.search(gallery, queries, 20))
+
+
+def test_ties_at_k_are_all_there() -> None:
+    gallery = pack(np.eye(40, 16, dtype=bool)[:, ::-1])  # 16 codes one bit from zero, then 24 zeros
+    queries = np.zeros((10, 2), np.uint8)
+    offsets, distances, found = hamming.search_ties(gallery, queries, 25, 16)
+    assert np.diff(offsets).tolist() == [40] * 10
+    assert distances[:40].tolist() == [0] * 24 + [1] * 16 and found[:40].tolist() == [*range(16, 40), *range(16)]
+    assert np.diff(hamming.search_ties(gallery, queries, 3, 16)[0]).tolist() == [24] * 10
+    assert np.diff(hamming.search_ties(gallery, queries, 99, 16)[0]).tolist() == [40] * 10, "fewer than k: all"
 
 
 def test_all_ties_give_the_first_rows() -> None:
@@ -143,7 +191,7 @@ def test_concurrent_callers_get_their_own_answers() -> None:
     expected = [plain.search(gallery, batch, 11, None) for batch in batches]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            found = list(pool.map(lambda batch: rows.search(gallery, batch, 11, None, 3), batches))
+            found = list(pool.map(lambda batch: hamming.search(gallery, batch, 11, threads=3), batches))
             assert all(same(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -168,7 +216,8 @@ def test_unaligned_and_strided_galleries() -> None:
     wide = np.zeros((3000, 24), np.uint8)
     wide[:, 8:16] = gallery
     for other in (shifted, wide[:, 8:16], np.asfortranarray(gallery)):
-        assert same(rows.search(other, queries, 5, None, 2), expected)
+        for kernel in KERNELS:
+            assert same(scan(kernel, other, queries, 5, None, 2), expected)
         assert np.array_equal(hamming.distances(queries, other), reference.distances(queries, gallery))
 
 
@@ -223,25 +272,27 @@ def test_one_query_of_a_million_codes_starts_neither_numba_nor_torch() -> None:
 
 def test_a_second_process_starts_from_the_compiled_kernels_in_the_cache() -> None:
     program = (
-        "import numpy as np; from hashret.hamming import rows\n"
-        "g = np.zeros((100, 8), np.uint8); rows.search(g, g[:1], 3, None, 1)\n"
-        "stats = rows.scan.stats; print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
+        "import numpy as np; from hashret.hamming import linear, rows, tables\n"
+        "g = np.zeros((100, 8), np.uint8)\n"
+        "linear.search(rows.RowScan, g, g[:1], 3, None, 1); linear.search(tables.TableScan, g, g[:9], 3, None, 1)\n"
+        "for stats in (rows.scan.stats, tables.scan.stats):\n"
+        "    print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
     )
     for attempt in range(2):
         ran = subprocess.run([sys.executable, "-c", program], check=True, timeout=120, capture_output=True, text=True)
         if attempt:
-            assert ran.stdout.split() == ["1", "0"]
+            assert ran.stdout.split() == ["1", "0", "1", "0"]
 
 
 def _search_in_child(gallery: np.ndarray, answers: Any) -> None:
-    answers.put(rows.search(gallery, gallery[:1], 3, None, 2)[1].tolist())
+    answers.put(scan(RowScan, gallery, gallery[:1], 3, None, 2)[1].tolist())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a safe fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_child_can_search_with_threads() -> None:
     gallery = random_codes(np.random.default_rng(0), 300_000, 64)
-    expected = rows.search(gallery, gallery[:1], 3, None, 2)[1].tolist()
+    expected = scan(RowScan, gallery, gallery[:1], 3, None, 2)[1].tolist()
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     child = context.Process(target=_search_in_child, args=(gallery, answers))

@@ -1,12 +1,15 @@
 """Exact Hamming search: packed codes in, neighbours out. numba is loaded when a search is large enough to need it.
 
-reference.py   the oracle: plain numpy          exact.py    the public functions: checks, and who computes
-plain.py       np.bitwise_count, no numba       rows.py     the row kernel
-words.py       codes as 64-bit words            threads.py  our own pool
-merge.py       parts of a gallery into one answer
+reference.py   the oracle: plain numpy           exact.py     the public functions: checks, and who computes
+plain.py       np.bitwise_count, no numba        linear.py    a kernel over all rows, on threads
+rows.py        the row kernel: few queries       tables.py    the table kernel: batches
+sliced.py      a block as planes of bits         vectors.py   512-bit vectors in LLVM IR
+nearest.py     the k nearest so far              merge.py     parts of a gallery into one answer
+words.py       codes as 64-bit words             threads.py   our own pool
+compiled.py    numba, with a cache that knows when a source changed
 """
 
-from hashret.hamming.exact import distances, search, search_radius
+from hashret.hamming.exact import distances, search, search_radius, search_ties
 from hashret.hamming.merge import merge
 
-__all__ = ["distances", "merge", "search", "search_radius"]
+__all__ = ["distances", "merge", "search", "search_radius", "search_ties"]

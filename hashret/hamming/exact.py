@@ -16,6 +16,7 @@ from hashret.codes import Bits, Codes, check_codes
 from hashret.errors import SearchError
 from hashret.hamming import plain
 from hashret.hamming.threads import available_threads
+from hashret.hamming.words import words_per_code
 
 _PLAIN_WORK = 1 << 14
 """Bytes compared up to which numpy is always quicker than a compiled kernel's start."""
@@ -44,13 +45,17 @@ def search(
     gallery, queries, living, n_threads = _checked(gallery_NB, queries_QB, code_size, alive, threads)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise SearchError(f"k is {k!r}, expected a whole number from 1")
+    gallery, living, numbers = _allowed(gallery, living)
     within = max(1, min(int(k), len(gallery)))
     if _takes_plain(gallery, queries):
         found = plain.search(gallery, queries, within, living)
     else:
-        from hashret.hamming import rows  # starts numba
+        from hashret.hamming import linear  # starts numba
 
-        found = rows.search(gallery, queries, within, living, n_threads)
+        scan, n_threads = _planned(gallery, queries, n_threads)
+        found = linear.search(scan, gallery, queries, within, living, n_threads)
+    if numbers is not None and len(numbers):
+        found = found[0], np.where(found[1] < 0, -1, numbers[found[1]])
     if within == k:
         return found
     missing = ((0, 0), (0, int(k) - within))
@@ -73,12 +78,41 @@ def search_radius(
     gallery, queries, living, n_threads = _checked(gallery_NB, queries_QB, code_size, alive, threads)
     if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
         raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0")
-    radius = min(int(radius), 8 * gallery.shape[1])
-    if _takes_plain(gallery, queries):
-        return plain.search_radius(gallery, queries, radius, living)
-    from hashret.hamming import rows  # starts numba
+    radii = np.full(len(queries), min(int(radius), 8 * gallery.shape[1]), np.int64)
+    return _within(gallery, queries, radii, living, n_threads)
 
-    return rows.search_radius(gallery, queries, radius, living, n_threads)
+
+def search_ties(
+    gallery_NB: npt.ArrayLike,
+    queries_QB: npt.ArrayLike,
+    k: int,
+    code_size: int | None = None,
+    alive: npt.ArrayLike | None = None,
+    threads: int | None = None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """The k nearest and all that are as near as the k-th: offsets, distances and rows as `search_radius` gives them.
+
+    What is cut off by k is then never a matter of the order of rows. All living codes where there are fewer than k.
+    """
+    distances, _ = search(gallery_NB, queries_QB, k, code_size, alive, threads)
+    gallery, queries, living, n_threads = _checked(gallery_NB, queries_QB, code_size, alive, threads)
+    kth = distances[:, -1].astype(np.int64)
+    return _within(gallery, queries, np.where(kth < 0, 8 * gallery.shape[1], kth), living, n_threads)
+
+
+def _within(
+    gallery: Codes, queries: Codes, radii: npt.NDArray[np.int64], living: Bits | None, n_threads: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """All living codes within each query's radius, in CSR form."""
+    gallery, living, numbers = _allowed(gallery, living)
+    if _takes_plain(gallery, queries):
+        found = plain.search_radii(gallery, queries, radii, living)
+    else:
+        from hashret.hamming import linear  # starts numba
+
+        scan, n_threads = _planned(gallery, queries, n_threads)
+        found = linear.search_radii(scan, gallery, queries, radii, living, n_threads)
+    return found if numbers is None else (found[0], found[1], numbers[found[2]])
 
 
 def distances(
@@ -87,6 +121,36 @@ def distances(
     """Hamming distances (Q, N) uint16 of every query to every gallery code."""
     gallery, queries, _, _ = _checked(gallery_NB, queries_QB, code_size, None, None)
     return plain.distances(queries, gallery)
+
+
+_FEW_ALLOWED = 8
+"""Where at most one code in so many may be found, those are copied together first: less is read than compared."""
+_SMALL_WORK = 1 << 18
+"""Words compared in about the time it takes to hand a task to another thread."""
+_BATCH = 8
+"""Queries from which making tables pays."""
+
+
+def _allowed(gallery: Codes, living: Bits | None) -> tuple[Codes, Bits | None, npt.NDArray[np.int64] | None]:
+    """The gallery, flags and, where only the few living codes are left, their row numbers."""
+    if living is None:
+        return gallery, None, None
+    count = int(np.count_nonzero(living))
+    if count == len(gallery):
+        return gallery, None, None
+    if count * _FEW_ALLOWED > len(gallery):
+        return gallery, living, None
+    numbers = np.flatnonzero(living)
+    return gallery[numbers], None, numbers
+
+
+def _planned(gallery: Codes, queries: Codes, n_threads: int) -> tuple[Any, int]:
+    """The kernel, and on how many threads."""
+    from hashret.hamming.rows import RowScan
+    from hashret.hamming.tables import TableScan
+
+    work = len(gallery) * len(queries) * words_per_code(gallery.shape[1])
+    return TableScan if len(queries) >= _BATCH else RowScan, 1 if work <= _SMALL_WORK else n_threads
 
 
 def _takes_plain(gallery: Codes, queries: Codes) -> bool:

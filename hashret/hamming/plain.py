@@ -53,16 +53,16 @@ def search(
     return found_distances, found_rows
 
 
-def search_radius(
-    gallery_NB: Codes, queries_QB: Codes, radius: int, alive: Bits | None
+def search_radii(
+    gallery_NB: Codes, queries_QB: Codes, radii_Q: npt.NDArray[np.int64], alive: Bits | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Offsets (Q + 1) int64, distances int32 and rows int64 within the radius, each query by (distance, row)."""
+    """Offsets (Q + 1) int64, distances int32 and rows int64 within each query's radius, ascending by (distance, row)."""
     offsets = np.zeros(len(queries_QB) + 1, np.int64)
     found_distances: list[npt.NDArray[np.int32]] = [np.empty(0, np.int32)]
     found_rows: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
     for query in range(len(queries_QB)):
         row = _one_query(queries_QB, query, gallery_NB, alive)
-        near = np.flatnonzero(row <= radius)
+        near = np.flatnonzero((row <= radii_Q[query]) & (row != _DEAD))
         near = near[np.argsort(row[near], kind="stable")]
         found_distances.append(row[near].astype(np.int32))
         found_rows.append(near.astype(np.int64))

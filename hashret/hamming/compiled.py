@@ -1,0 +1,79 @@
+"""Compiled kernels that start at once in the next process: numba with a cache keyed by the sources of the whole package.
+
+numba's own key covers the file of a kernel only: an edit to a function that it calls, or to an intrinsic, would leave stale
+machine code in use. Here the cache folder carries a digest of every source file of the kernel's package and the versions
+of numba and llvmlite, so stale code cannot be found.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import config
+from numba.extending import intrinsic
+
+_config: Any = config
+_log = logging.getLogger("hashret.hamming")
+_lock = threading.Lock()
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """The function compiled by numba on first use, without the interpreter lock, and kept on disk."""
+    source = Path(sys.modules[function.__module__].__file__ or "").parent
+    folder = _cache_folder(source)
+    if folder is None:
+        return numba.njit(nogil=True)(function)
+    with _lock:
+        # The folder is read when the dispatcher is made; numba knows no argument for it.
+        before = _config.CACHE_DIR
+        _config.CACHE_DIR = str(folder)
+        try:
+            return numba.njit(nogil=True, cache=True)(function)
+        finally:
+            _config.CACHE_DIR = before
+
+
+def emitted(function: Callable[..., Any]) -> Any:
+    """numba's `intrinsic`: a function that emits LLVM IR where kernels call it."""
+    return intrinsic(function)
+
+
+def user_cache() -> Path:
+    """The folder for what can be made again: HASHRET_CACHE, or hashret/ in the user's own cache folder."""
+    if os.environ.get("HASHRET_CACHE"):
+        return Path(os.environ["HASHRET_CACHE"])
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "hashret"
+
+
+@functools.cache
+def _cache_folder(source: Path) -> Path | None:
+    """Where the kernels of one package folder are kept, or None when the user's cache cannot be written."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(source.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    try:
+        folder = user_cache() / "kernels" / f"{source.name}-{digest.hexdigest()[:16]}"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (OSError, RuntimeError) as error:
+        _log.warning("compiled kernels cannot be kept (%s); every process compiles them anew", error)
+        return None
+    if not os.access(folder, os.W_OK):
+        _log.warning("compiled kernels cannot be kept in %s; every process compiles them anew", folder)
+        return None
+    return folder

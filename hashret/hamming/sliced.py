@@ -1,0 +1,257 @@
+"""The bit-sliced kernel's parts: transpose a block, build its tables, and tell which of 512 codes may be near a query.
+
+A block is 512 codes. Turned over, it is one plane of 512 bits for every bit of the code: plane p holds bit p of all the codes.
+The distance of 512 codes to a query is then a sum of planes, done by full adders on whole vectors.
+
+Tables. Three planes at a time, a query asks for one of only 8 patterns. For each the sum of the three XORed planes (two planes:
+ones and twos) is made once a block and serves every query of the batch: no XOR is left, and a third of the adders are done.
+
+Bounds. What is needed is not the distance but whether it may be below the k-th best so far. So the adders stop at a depth
+and keep "that much or more" in one plane, and of the last 64 bits only 47 are summed (the adders of 15 threes and 2 single planes
+come out even, without a half adder). A code that passes is looked at again, exactly, by its row.
+
+Codes longer than 64 bits are summed 64 bits at a time, so that the tables of a part stay in the first-level cache; counters
+wait in between, a few vectors a query.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from hashret.hamming.compiled import emitted, kernel
+from hashret.hamming.vectors import AT_MOST, I64, LANES, LEFT, MAJORITY, ONES, SUM, ZERO, Adder, Builder
+
+U = np.uint64
+
+BLOCK = 512
+"""Rows in a block."""
+PLANES = 64
+"""Planes of one word."""
+
+SUMS = {47: (15, [45, 46]), 55: (18, [54]), 63: (20, [60, 61, 62])}
+"""Planes that are summed: so many threes, and single planes. With 47 and 63 the adders come out even: none is a half adder."""
+
+
+def _groups() -> list[tuple[list[int], int]]:
+    """Each group's planes, and where its table begins, in words; 3 planes take 16 vectors, 1 plane takes 2."""
+    singles = sorted({plane for _, planes in SUMS.values() for plane in planes})
+    found: list[tuple[list[int], int]] = []
+    start = 0
+    for planes in [*([first, first + 1, first + 2] for first in range(0, 60, 3)), *([plane] for plane in singles)]:
+        found.append((planes, start))
+        start += (16 if len(planes) == 3 else 2) * LANES
+    return found
+
+
+GROUPS = _groups()
+TABLE_WORDS = sum((16 if len(planes) == 3 else 2) * LANES for planes, _ in GROUPS)
+"""Words of the tables of one word's planes: 22 KB."""
+
+
+def _groups_of(n_planes: int) -> list[int]:
+    """The groups that make up a sum of so many planes."""
+    threes, singles = SUMS[n_planes]
+    return [*range(threes), *(i for i, (planes, _) in enumerate(GROUPS) if planes[0] in singles and len(planes) == 1)]
+
+
+def _data(context: Any, builder: Any, signature: Any, args: Any, i: int) -> Any:
+    return context.make_array(signature.args[i])(context, builder, args[i]).data
+
+
+@emitted
+def transpose_eight(typing_context, source, source_start, target, target_start, step, coarse):  # type: ignore[no-untyped-def]
+    """Three of the six stages that transpose 64 vectors as 64 × 64 bits: on the eight that lie `step` vectors apart.
+
+    coarse: an empty tuple does the stages of 4, 2 and 1 bits, one of length 1 those of 32, 16 and 8.
+    """
+    signature = types.void(source, types.int64, target, types.int64, types.int64, coarse)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        b = Builder(context, builder)
+        here, there = (_data(context, builder, signature, args, i) for i in (0, 2))
+        step_words = builder.mul(args[4], b.word(LANES))
+        at = [builder.mul(step_words, b.word(i)) for i in range(8)]
+        v = [b.load(here, builder.add(args[1], offset)) for offset in at]
+        shifts = (32, 16, 8) if len(signature.args[5]) else (4, 2, 1)
+        for apart, shift in zip((4, 2, 1), shifts, strict=True):
+            low = sum(1 << bit for bit in range(64) if not bit & shift)
+            keep_low, by = b.broadcast(b.word(low)), b.broadcast(b.word(shift))
+            keep_high = b.broadcast(b.word(low ^ (2**64 - 1)))
+            for i in range(8):
+                if i & apart:
+                    continue
+                x, y = v[i], v[i | apart]
+                v[i] = builder.or_(builder.and_(x, keep_low), builder.and_(builder.shl(y, by), keep_high))
+                v[i | apart] = builder.or_(builder.and_(builder.lshr(x, by), keep_low), builder.and_(y, keep_high))
+        for value, offset in zip(v, at, strict=True):
+            b.store(value, there, builder.add(args[3], offset))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@emitted
+def build_tables(typing_context, planes, start, tables, table_start, size):  # type: ignore[no-untyped-def]
+    """Tables of one word's planes, for the sums up to one of SUMS; `size` is a tuple as `sum_size` makes it."""
+    signature = types.void(planes, types.int64, tables, types.int64, size)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        b = Builder(context, builder)
+        source, target = (_data(context, builder, signature, args, i) for i in (0, 2))
+        wanted = {group for n in SUMS if n <= _size(signature.args[4]) for group in _groups_of(n)}
+        for group in sorted(wanted):
+            planes, begin = GROUPS[group]
+            v = [b.load(source, builder.add(args[1], b.word(p * LANES))) for p in planes]
+            for pattern in range(1 << len(planes)):
+                at = begin + pattern * (2 if len(planes) == 3 else 1) * LANES
+                if len(planes) == 1:
+                    b.store(builder.not_(v[0]) if pattern else v[0], target, builder.add(args[3], b.word(at)))
+                    continue
+                b.store(b.logic(SUM, v[0], v[1], v[2], pattern), target, builder.add(args[3], b.word(at)))
+                b.store(b.logic(MAJORITY, v[0], v[1], v[2], pattern), target, builder.add(args[3], b.word(at + LANES)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def sum_size(n_planes: int) -> tuple[int, ...]:
+    """One of SUMS as a type that kernels are specialised by: a tuple of that place's length."""
+    return (0,) * list(SUMS).index(n_planes)
+
+
+def _size(tuple_type: Any) -> int:
+    """The inverse of `sum_size`, on numba's type."""
+    return list(SUMS)[len(tuple_type)]
+
+
+def counter_depth(n_words: int) -> int:
+    """Counter planes of the sum over n_words: half the bits or more is "far"."""
+    return (32 * n_words).bit_length() - 1 + (32 * n_words & (32 * n_words - 1) != 0)
+
+
+NEAR_DEPTH = 4
+"""Counter planes of the shorter sum over one word: 16 bits or more is "far"."""
+
+
+def _summed(
+    b: Builder, adder: Adder, tables: Any, table_start: Any, choices: Any, choice_start: Any, groups: list[int]
+) -> None:
+    """Add what the query chose of each group's table."""
+    builder = b.ir
+    for group in groups:
+        planes, begin = GROUPS[group]
+        chosen = builder.load(builder.gep(choices, [builder.add(choice_start, b.word(group))]))
+        at = builder.add(builder.add(table_start, builder.zext(chosen, I64)), b.word(begin))
+        adder.add(0, b.load(tables, at))
+        if len(planes) == 3:
+            adder.add(1, b.load(tables, builder.add(at, b.word(LANES))))
+
+
+def _near(b: Builder, adder: Adder, limits: Any, limit_start: Any, living: Any, out: Any) -> Any:
+    """Which lanes hold living codes whose counter is at most the limit: one bit a lane; their masks go to `out`."""
+    builder = b.ir
+    counters, over = adder.counters()
+    near = ONES
+    for i, plane in enumerate(counters):
+        limit = b.broadcast(builder.load(builder.gep(limits, [builder.add(limit_start, b.word(i))])))
+        near = b.logic(AT_MOST, plane, limit, near)
+    near = b.logic(LEFT, near, ZERO if over is None else over, b.load(living, b.word(0)))
+    lanes = b.lanes(near)
+    with builder.if_then(builder.icmp_unsigned("!=", lanes, b.word(0)), likely=False):
+        b.store(near, out, b.word(0))
+    return lanes
+
+
+@emitted
+def sum_part(typing_context, tables, table_start, choices, choice_start, sums, sum_start, width, first):  # type: ignore[no-untyped-def]
+    """Add one whole part of the code to a query's counters; `first` (a tuple of length 1) begins them instead."""
+    signature = types.void(tables, types.int64, choices, types.int64, sums, types.int64, width, first)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        b = Builder(context, builder)
+        table, chosen, kept = (_data(context, builder, signature, args, i) for i in (0, 2, 4))
+        depth = counter_depth(len(signature.args[6]))
+        adder = Adder(b, depth)
+        if not len(signature.args[7]):
+            for weight in range(depth + 1):
+                adder.add(weight, b.load(kept, builder.add(args[5], b.word(weight * LANES))))
+        _summed(b, adder, table, args[1], chosen, args[3], _groups_of(63))
+        counters, over = adder.counters()
+        for weight, plane in enumerate([*counters, ZERO if over is None else over]):
+            b.store(plane, kept, builder.add(args[5], b.word(weight * LANES)))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@emitted
+def near_of_part(  # type: ignore[no-untyped-def]
+    typing_context,
+    tables,
+    table_start,
+    choices,
+    choice_start,
+    sums,
+    sum_start,
+    limits,
+    limit_start,
+    living,
+    out,
+    width,
+    size,
+):
+    """Lanes with living codes that may be within the limit, after `size` planes of the last part on top of the counters."""
+    signature = types.uint64(
+        tables, types.int64, choices, types.int64, sums, types.int64, limits, types.int64, living, out, width, size
+    )
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        b = Builder(context, builder)
+        table, chosen, kept, limit, alive, hits = (
+            _data(context, builder, signature, args, i) for i in (0, 2, 4, 6, 8, 9)
+        )
+        depth = counter_depth(len(signature.args[10]))
+        adder = Adder(b, depth)
+        for weight in range(depth + 1):
+            adder.add(weight, b.load(kept, builder.add(args[5], b.word(weight * LANES))))
+        _summed(b, adder, table, args[1], chosen, args[3], _groups_of(_size(signature.args[11])))
+        return _near(b, adder, limit, args[7], alive, hits)
+
+    return signature, codegen
+
+
+@emitted
+def near_of_word(typing_context, tables, choices, choice_start, limits, limit_start, living, out, size):  # type: ignore[no-untyped-def]
+    """The same for codes of one word, after a sum of `size` (see `sum_size`) planes."""
+    signature = types.uint64(tables, choices, types.int64, limits, types.int64, living, out, size)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        b = Builder(context, builder)
+        table, chosen, limit, alive, hits = (_data(context, builder, signature, args, i) for i in (0, 1, 3, 5, 6))
+        n_planes = _size(signature.args[7])
+        adder = Adder(b, counter_depth(1) if n_planes > 55 else NEAR_DEPTH)
+        _summed(b, adder, table, b.word(0), chosen, args[2], _groups_of(n_planes))
+        return _near(b, adder, limit, args[4], alive, hits)
+
+    return signature, codegen
+
+
+@kernel
+def transpose(block_words, width, w, gathered, planes, start):  # type: ignore[no-untyped-def]
+    """Planes of word w of a block's rows: plane p at planes[start + 8p :], bit j of its word i is row 8j + i."""
+    source = gathered
+    if len(width) == 1 and block_words.size == BLOCK:
+        source = block_words
+    else:
+        # The stride is known when this is compiled, so the loop is vectorised.
+        n_rows = block_words.size // len(width)
+        for row in range(n_rows):
+            gathered[row] = block_words[row * len(width) + w]
+        gathered[n_rows:] = U(0)
+    for i in range(8):
+        transpose_eight(source, i * 8, planes, start + i * 8, 8, (0,))
+    for i in range(8):
+        transpose_eight(planes, start + i * 64, planes, start + i * 64, 1, ())

@@ -11,8 +11,10 @@ import functools
 import hashlib
 import logging
 import os
+import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,16 +31,20 @@ _lock = threading.Lock()
 
 def kernel(function: Callable[..., Any]) -> Any:
     """The function compiled by numba on first use, without the interpreter lock, and kept on disk."""
-    source = Path(sys.modules[function.__module__].__file__ or "").parent
-    folder = _cache_folder(source)
+    return compiled(function)
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """The same with options of `numba.njit`."""
+    folder = _cache_folder(Path(sys.modules[function.__module__].__file__ or "").parent)
     if folder is None:
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, **options)(function)
     with _lock:
-        # The folder is read when the dispatcher is made; numba knows no argument for it.
+        # numba reads the folder when the dispatcher is made, and knows no argument for it.
         before = _config.CACHE_DIR
         _config.CACHE_DIR = str(folder)
         try:
-            return numba.njit(nogil=True, cache=True)(function)
+            return numba.njit(nogil=True, cache=True, **options)(function)
         finally:
             _config.CACHE_DIR = before
 
@@ -67,13 +73,21 @@ def _cache_folder(source: Path) -> Path | None:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(source.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    kept = user_cache() / "kernels"
+    folder = kept / f"{source.name}-{digest.hexdigest()[:16]}"
     try:
-        folder = user_cache() / "kernels" / f"{source.name}-{digest.hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except (OSError, RuntimeError) as error:
-        _log.warning("compiled kernels cannot be kept (%s); every process compiles them anew", error)
-        return None
-    if not os.access(folder, os.W_OK):
-        _log.warning("compiled kernels cannot be kept in %s; every process compiles them anew", folder)
+        os.utime(folder)
+        for other in kept.glob(f"{source.name}-*"):
+            if time.time() - other.stat().st_mtime > _FORGOTTEN_AFTER:
+                shutil.rmtree(other, ignore_errors=True)
+    except OSError as error:
+        _log.warning(
+            "compiled kernels cannot be kept in %s (%s); every process compiles them anew", folder, error.strerror
+        )
         return None
     return folder
+
+
+_FORGOTTEN_AFTER = 30 * 24 * 3600.0
+"""Seconds after which the kernels of sources that nobody uses any more are removed."""

@@ -1,23 +1,18 @@
-"""How the renderer's inner loops are compiled, and the scalar functions of shading languages that they share.
-
-numba looks only at a kernel's own file to see whether its cached machine code is out of date. After editing a kernel that
-other files call, delete this folder's `__pycache__`, or they go on with the old one.
-"""
+"""How the renderer's inner loops are compiled, and the scalar functions of shading languages that they share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from numba import njit
+from hashret.hamming.compiled import compiled
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def kernel(function: Function) -> Function:
     """The function compiled; the compiled code is kept on disk for the next process."""
-    compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "arcp", "nsz"})(function)
-    return cast(Function, compiled)
+    return cast(Function, compiled(function, error_model="numpy", fastmath={"contract", "arcp", "nsz"}))
 
 
 @kernel

@@ -22,7 +22,7 @@ import numpy as np
 from numba import types
 
 from hashret.hamming.compiled import emitted, kernel
-from hashret.hamming.vectors import AT_MOST, I64, LANES, LEFT, MAJORITY, ONES, SUM, ZERO, Adder, Builder
+from hashret.hamming.vectors import AT_MOST, LANES, LEFT, MAJORITY, ONES, SUM, ZERO, Adder, Builder
 
 U = np.uint64
 
@@ -35,11 +35,15 @@ SUMS = {47: (15, [45, 46]), 55: (18, [54]), 63: (20, [60, 61, 62])}
 """Planes that are summed: so many threes, and single planes. With 47 and 63 the adders come out even: none is a half adder."""
 
 
+MIDDLE = 128 * LANES
+"""Words of tables before the place they are addressed from: short offsets in machine code reach 128 vectors to either side."""
+
+
 def _groups() -> list[tuple[list[int], int]]:
-    """Each group's planes, and where its table begins, in words; 3 planes take 16 vectors, 1 plane takes 2."""
+    """Each group's planes, and where its table begins, in words from MIDDLE; 3 planes take 16 vectors, 1 plane takes 2."""
     singles = sorted({plane for _, planes in SUMS.values() for plane in planes})
     found: list[tuple[list[int], int]] = []
-    start = 0
+    start = -MIDDLE
     for planes in [*([first, first + 1, first + 2] for first in range(0, 60, 3)), *([plane] for plane in singles)]:
         found.append((planes, start))
         start += (16 if len(planes) == 3 else 2) * LANES
@@ -133,18 +137,20 @@ def counter_depth(n_words: int) -> int:
 
 
 NEAR_DEPTH = 4
-"""Counter planes of the shorter sum over one word: 16 bits or more is "far"."""
+"""Counter planes of the shorter sums over one word: 16 bits or more is "far"."""
 
 
-def _summed(
-    b: Builder, adder: Adder, tables: Any, table_start: Any, choices: Any, choice_start: Any, groups: list[int]
-) -> None:
-    """Add what the query chose of each group's table."""
+def _summed(b: Builder, adder: Adder, tables: Any, table_start: Any, query: Any, groups: list[int]) -> None:
+    """Add what the query's word chooses of each group's table."""
     builder = b.ir
     for group in groups:
         planes, begin = GROUPS[group]
-        chosen = builder.load(builder.gep(choices, [builder.add(choice_start, b.word(group))]))
-        at = builder.add(builder.add(table_start, builder.zext(chosen, I64)), b.word(begin))
+        # The pattern of the group's bits times the words of an entry, by one shift and one mask.
+        entry_bits = 4 if len(planes) == 3 else 3
+        shift = planes[0] - entry_bits
+        shifted = builder.lshr(query, b.word(shift)) if shift >= 0 else builder.shl(query, b.word(-shift))
+        chosen = builder.and_(shifted, b.word(((1 << len(planes)) - 1) << entry_bits))
+        at = builder.add(builder.add(table_start, chosen), b.word(begin))
         adder.add(0, b.load(tables, at))
         if len(planes) == 3:
             adder.add(1, b.load(tables, builder.add(at, b.word(LANES))))
@@ -166,22 +172,22 @@ def _near(b: Builder, adder: Adder, limits: Any, limit_start: Any, living: Any, 
 
 
 @emitted
-def sum_part(typing_context, tables, table_start, choices, choice_start, sums, sum_start, width, first):  # type: ignore[no-untyped-def]
+def sum_part(typing_context, tables, table_start, query, sums, sum_start, width, first):  # type: ignore[no-untyped-def]
     """Add one whole part of the code to a query's counters; `first` (a tuple of length 1) begins them instead."""
-    signature = types.void(tables, types.int64, choices, types.int64, sums, types.int64, width, first)
+    signature = types.void(tables, types.int64, types.uint64, sums, types.int64, width, first)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         b = Builder(context, builder)
-        table, chosen, kept = (_data(context, builder, signature, args, i) for i in (0, 2, 4))
-        depth = counter_depth(len(signature.args[6]))
+        table, kept = (_data(context, builder, signature, args, i) for i in (0, 3))
+        depth = counter_depth(len(signature.args[5]))
         adder = Adder(b, depth)
-        if not len(signature.args[7]):
+        if not len(signature.args[6]):
             for weight in range(depth + 1):
-                adder.add(weight, b.load(kept, builder.add(args[5], b.word(weight * LANES))))
-        _summed(b, adder, table, args[1], chosen, args[3], _groups_of(63))
+                adder.add(weight, b.load(kept, builder.add(args[4], b.word(weight * LANES))))
+        _summed(b, adder, table, args[1], args[2], _groups_of(63))
         counters, over = adder.counters()
         for weight, plane in enumerate([*counters, ZERO if over is None else over]):
-            b.store(plane, kept, builder.add(args[5], b.word(weight * LANES)))
+            b.store(plane, kept, builder.add(args[4], b.word(weight * LANES)))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -189,51 +195,36 @@ def sum_part(typing_context, tables, table_start, choices, choice_start, sums, s
 
 @emitted
 def near_of_part(  # type: ignore[no-untyped-def]
-    typing_context,
-    tables,
-    table_start,
-    choices,
-    choice_start,
-    sums,
-    sum_start,
-    limits,
-    limit_start,
-    living,
-    out,
-    width,
-    size,
+    typing_context, tables, table_start, query, sums, sum_start, limits, limit_start, living, out, width, size
 ):
     """Lanes with living codes that may be within the limit, after `size` planes of the last part on top of the counters."""
     signature = types.uint64(
-        tables, types.int64, choices, types.int64, sums, types.int64, limits, types.int64, living, out, width, size
+        tables, types.int64, types.uint64, sums, types.int64, limits, types.int64, living, out, width, size
     )
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         b = Builder(context, builder)
-        table, chosen, kept, limit, alive, hits = (
-            _data(context, builder, signature, args, i) for i in (0, 2, 4, 6, 8, 9)
-        )
-        depth = counter_depth(len(signature.args[10]))
-        adder = Adder(b, depth)
-        for weight in range(depth + 1):
-            adder.add(weight, b.load(kept, builder.add(args[5], b.word(weight * LANES))))
-        _summed(b, adder, table, args[1], chosen, args[3], _groups_of(_size(signature.args[11])))
-        return _near(b, adder, limit, args[7], alive, hits)
+        table, kept, limit, alive, hits = (_data(context, builder, signature, args, i) for i in (0, 3, 5, 7, 8))
+        adder = Adder(b, counter_depth(len(signature.args[9])))
+        for weight in range(counter_depth(len(signature.args[9])) + 1):
+            adder.add(weight, b.load(kept, builder.add(args[4], b.word(weight * LANES))))
+        _summed(b, adder, table, args[1], args[2], _groups_of(_size(signature.args[10])))
+        return _near(b, adder, limit, args[6], alive, hits)
 
     return signature, codegen
 
 
 @emitted
-def near_of_word(typing_context, tables, choices, choice_start, limits, limit_start, living, out, size):  # type: ignore[no-untyped-def]
+def near_of_word(typing_context, tables, table_start, query, limits, limit_start, living, out, size):  # type: ignore[no-untyped-def]
     """The same for codes of one word, after a sum of `size` (see `sum_size`) planes."""
-    signature = types.uint64(tables, choices, types.int64, limits, types.int64, living, out, size)
+    signature = types.uint64(tables, types.int64, types.uint64, limits, types.int64, living, out, size)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         b = Builder(context, builder)
-        table, chosen, limit, alive, hits = (_data(context, builder, signature, args, i) for i in (0, 1, 3, 5, 6))
+        table, limit, alive, hits = (_data(context, builder, signature, args, i) for i in (0, 3, 5, 6))
         n_planes = _size(signature.args[7])
         adder = Adder(b, counter_depth(1) if n_planes > 55 else NEAR_DEPTH)
-        _summed(b, adder, table, b.word(0), chosen, args[2], _groups_of(n_planes))
+        _summed(b, adder, table, args[1], args[2], _groups_of(n_planes))
         return _near(b, adder, limit, args[4], alive, hits)
 
     return signature, codegen

@@ -20,8 +20,7 @@ from hashret.hamming.nearest import Collected, Keyed, Nearest, found_key, take
 from hashret.hamming.rows import distance_at, popcount
 from hashret.hamming.sliced import (
     BLOCK,
-    GROUPS,
-    NEAR_DEPTH,
+    MIDDLE,
     TABLE_WORDS,
     build_tables,
     counter_depth,
@@ -37,28 +36,7 @@ SUM_QUERIES = 64
 """Queries whose counters wait between two parts of longer codes."""
 
 U = np.uint64
-N_GROUPS = len(GROUPS)
-
 SIZE_47, SIZE_55, SIZE_63 = sum_size(47), sum_size(55), sum_size(63)
-
-
-def choices(queries_QW: Words) -> npt.NDArray[np.uint16]:
-    """Where in each group's table a query's pattern lies, in words: (Q, W * N_GROUPS)."""
-    n, n_words = queries_QW.shape
-    found = np.empty((n, n_words, len(GROUPS)), np.uint16)
-    for group, (planes, _) in enumerate(GROUPS):
-        step = 16 if len(planes) == 3 else 8
-        pattern = (queries_QW >> U(planes[0])) & U((1 << len(planes)) - 1)
-        found[:, :, group] = pattern * U(step)
-    return found.reshape(n, n_words * N_GROUPS)
-
-
-@kernel
-def set_limit(kth, depth, limits, start):  # type: ignore[no-untyped-def]
-    """Write the limit of what is nearer than kth, at most 2**depth - 1, as planes from `start`."""
-    limit = min(kth, 1 << depth) - 1
-    for i in range(depth):
-        limits[start + i] = U(0) - U((limit >> i) & 1)
 
 
 @kernel
@@ -71,7 +49,7 @@ def alive_bits(alive, mask):  # type: ignore[no-untyped-def]
 
 @kernel
 def scan(  # type: ignore[no-untyped-def]
-    block_words, first_row, alive, queries, chosen, width, reach, planes, tables, sums, collect, found, cursor,
+    block_words, first_row, alive, queries, width, reach, limits, planes, middle, tables, sums, collect, found, cursor,
     k, distances, rows, histogram, state,
 ):  # fmt: skip
     """Take the codes of block_words (flat, starting at first_row) that are nearer than a query's k-th; see nearest.py.
@@ -85,15 +63,9 @@ def scan(  # type: ignore[no-untyped-def]
     last = n_words - 1
     depth = counter_depth_of(n_words)
     most = 1 << depth
-    limits = np.empty(n_queries * depth, U)
-    near_limits = np.empty(n_queries * NEAR_DEPTH, U)
-    for j in range(n_queries):
-        set_limit(state[j, 1], depth, limits, j * depth)
-        set_limit(state[j, 1], NEAR_DEPTH, near_limits, j * NEAR_DEPTH)
     gathered = np.zeros(BLOCK, U)
     hits = np.zeros(8, U)
     living = np.full(8, ~U(0), U)
-    flat_choices = chosen.reshape(-1)
     first_group = cursor[2]
     for start in range(cursor[1], n_rows, BLOCK):
         stop = min(start + BLOCK, n_rows)
@@ -108,13 +80,13 @@ def scan(  # type: ignore[no-untyped-def]
         for j in range(n_queries):
             farthest = max(farthest, state[j, 1])
         for w in range(n_words - 1):
-            build_tables(planes, w * 64 * 8, tables, w * TABLE_WORDS, SIZE_63)
+            build_tables(planes, w * 64 * 8, tables, middle + w * TABLE_WORDS, SIZE_63)
         if farthest <= reach[0]:
-            build_tables(planes, last * 64 * 8, tables, last * TABLE_WORDS, SIZE_47)
+            build_tables(planes, last * 64 * 8, tables, middle + last * TABLE_WORDS, SIZE_47)
         elif farthest <= reach[1]:
-            build_tables(planes, last * 64 * 8, tables, last * TABLE_WORDS, SIZE_55)
+            build_tables(planes, last * 64 * 8, tables, middle + last * TABLE_WORDS, SIZE_55)
         else:
-            build_tables(planes, last * 64 * 8, tables, last * TABLE_WORDS, SIZE_63)
+            build_tables(planes, last * 64 * 8, tables, middle + last * TABLE_WORDS, SIZE_63)
         for group in range(first_group, n_queries, SUM_QUERIES):
             group_end = min(group + SUM_QUERIES, n_queries)
             if len(collect) > 0 and found.shape[0] - cursor[0] < (group_end - group) * BLOCK:
@@ -124,39 +96,37 @@ def scan(  # type: ignore[no-untyped-def]
             if n_words > 1:
                 for j in range(group, group_end):
                     kept = (j - group) * (depth + 1) * 8
-                    sum_part(tables, 0, flat_choices, j * n_words * N_GROUPS, sums, kept, width, (0,))
+                    sum_part(tables, middle, queries[j, 0], sums, kept, width, (0,))
                 for w in range(1, last):
                     for j in range(group, group_end):
                         kept = (j - group) * (depth + 1) * 8
-                        at = (j * n_words + w) * N_GROUPS
-                        sum_part(tables, w * TABLE_WORDS, flat_choices, at, sums, kept, width, ())
+                        sum_part(tables, middle + w * TABLE_WORDS, queries[j, w], sums, kept, width, ())
             for j in range(group, group_end):
                 kth = state[j, 1]
                 if kth == 0:
                     continue
-                at = (j * n_words + last) * N_GROUPS
+                limit = min(kth, most) * depth
                 if n_words > 1:
-                    table = last * TABLE_WORDS
+                    table = middle + last * TABLE_WORDS
                     kept = (j - group) * (depth + 1) * 8
-                    limit = j * depth
                     if kth <= reach[0]:
                         lanes = near_of_part(
-                            tables, table, flat_choices, at, sums, kept, limits, limit, living, hits, width, SIZE_47
+                            tables, table, queries[j, last], sums, kept, limits, limit, living, hits, width, SIZE_47
                         )
                     elif kth <= reach[1]:
                         lanes = near_of_part(
-                            tables, table, flat_choices, at, sums, kept, limits, limit, living, hits, width, SIZE_55
+                            tables, table, queries[j, last], sums, kept, limits, limit, living, hits, width, SIZE_55
                         )
                     else:
                         lanes = near_of_part(
-                            tables, table, flat_choices, at, sums, kept, limits, limit, living, hits, width, SIZE_63
+                            tables, table, queries[j, last], sums, kept, limits, limit, living, hits, width, SIZE_63
                         )
                 elif kth <= reach[0]:
-                    lanes = near_of_word(tables, flat_choices, at, near_limits, j * NEAR_DEPTH, living, hits, SIZE_47)
+                    lanes = near_of_word(tables, middle, queries[j, 0], limits, limit, living, hits, SIZE_47)
                 elif kth <= reach[1]:
-                    lanes = near_of_word(tables, flat_choices, at, near_limits, j * NEAR_DEPTH, living, hits, SIZE_55)
+                    lanes = near_of_word(tables, middle, queries[j, 0], limits, limit, living, hits, SIZE_55)
                 else:
-                    lanes = near_of_word(tables, flat_choices, at, limits, j * depth, living, hits, SIZE_63)
+                    lanes = near_of_word(tables, middle, queries[j, 0], limits, limit, living, hits, SIZE_63)
                 if kth > most:
                     # Farther than the counters reach: every code is looked at.
                     lanes = U(255)
@@ -185,9 +155,6 @@ def scan(  # type: ignore[no-untyped-def]
                                     cursor[0] += 1
                                 else:
                                     take(np.int64(distance), row, k, j, distances, rows, histogram, state)
-                if state[j, 1] != kth:
-                    set_limit(state[j, 1], depth, limits, j * depth)
-                    set_limit(state[j, 1], NEAR_DEPTH, near_limits, j * NEAR_DEPTH)
         first_group = 0
     cursor[1] = 0
     cursor[2] = 0
@@ -222,6 +189,15 @@ def reach(n_words: int) -> npt.NDArray[np.int64]:
     return np.array(largest)
 
 
+@functools.cache
+def limit_planes(n_words: int) -> npt.NDArray[np.uint64]:
+    """For every k-th distance up to what counters reach, the planes of the largest distance below it (flat)."""
+    depth = counter_depth(n_words)
+    limits = np.maximum(np.arange((1 << depth) + 1) - 1, 0)
+    planes: npt.NDArray[np.uint64] = np.uint64(0) - (limits[:, None] >> np.arange(depth) & 1).astype(np.uint64)
+    return planes.reshape(-1)
+
+
 def aligned(n_words: int) -> npt.NDArray[np.uint64]:
     """Words that begin at a cache line: a vector across two lines takes twice as long to load."""
     memory = np.empty(n_words + 7, np.uint64)
@@ -230,17 +206,18 @@ def aligned(n_words: int) -> npt.NDArray[np.uint64]:
 
 
 class TableScan:
-    """Scans rows for a group of queries: holds their choices, and memory for planes, tables and counters."""
+    """Scans rows for a group of queries: holds memory for planes, tables and counters."""
 
     def __init__(self, queries_QW: Words) -> None:
         n_words = queries_QW.shape[1]
         self._n_words = n_words
         self._arguments = (
             queries_QW,
-            choices(queries_QW),
             (0,) * n_words,
             reach(n_words),
+            limit_planes(n_words),
             aligned(n_words * 64 * 8),
+            MIDDLE,
             aligned(n_words * TABLE_WORDS),
             aligned(SUM_QUERIES * (counter_depth(n_words) + 1) * 8),
         )

@@ -26,6 +26,8 @@ SUM = 0b10010110
 """x ^ y ^ z: the sum of a full adder."""
 MAJORITY = 0b11101000
 """At least two of x, y, z: its carry."""
+CARRY = 0b11010100
+"""The same carry from y, z and the sum: each result then takes the register of an input, and none is copied."""
 ANY = 0b11111110
 """x | y | z."""
 AT_MOST = 0b10001110
@@ -74,6 +76,8 @@ class Builder:
             return b.xor(b.xor(x, y), z)
         if imm == MAJORITY:
             return b.or_(b.and_(x, y), b.and_(z, b.xor(x, y)))
+        if imm == CARRY:
+            return b.or_(b.and_(x, y), b.and_(b.not_(z), b.or_(x, y)))
         if imm == ANY:
             return b.or_(b.or_(x, y), z)
         if imm == LEFT:
@@ -115,8 +119,9 @@ class Adder:
         column.append(plane)
         if len(column) == 3:
             x, y, z = column
-            column[:] = [self._b.logic(SUM, x, y, z)]
-            self.add(weight + 1, self._b.logic(MAJORITY, x, y, z))
+            total = self._b.logic(SUM, x, y, z)
+            column[:] = [total]
+            self.add(weight + 1, self._b.logic(CARRY, y, z, total))
 
     def counters(self) -> tuple[list[Any], Any]:
         """The counter planes, lowest first, and the overflow plane (None where nothing can overflow)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.util
 import multiprocessing
+import os
 import platform
 import re
 import subprocess
@@ -13,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numba
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from hashret import hamming
 from hashret.codes import bytes_per_code, pack
 from hashret.errors import CodeError, SearchError
-from hashret.hamming import linear, plain, reference, rows, tables, words
+from hashret.hamming import linear, plain, reference, rows, sliced, tables, words
 from hashret.hamming.linear import search as scan
 from hashret.hamming.linear import search_radii
 from hashret.hamming.rows import RowScan
@@ -333,3 +335,57 @@ def test_bytes_of_a_code_fill_whole_words() -> None:
         assert padded.shape == (3, words.words_per_code(bytes_per_code(bits)))
         as_bytes = padded.view(np.uint8)
         assert np.array_equal(as_bytes[:, : codes.shape[1]], codes) and not as_bytes[:, codes.shape[1] :].any()
+
+
+CHIPS = [("x86-64", "+sse2"), ("haswell", "+avx2,+avx,+popcnt,+bmi,+bmi2,+lzcnt")]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86-64 chips")
+@pytest.mark.parametrize(("chip", "features"), CHIPS)
+def test_a_chip_without_three_input_logic_gives_the_same_answers(chip: str, features: str) -> None:
+    program = (
+        "import numpy as np\n"
+        "from hashret.hamming import linear, reference, rows, tables\n"
+        "rng = np.random.default_rng(0)\n"
+        "for bits in (64, 200):\n"
+        "    g, q = (rng.integers(0, 256, (n, bits // 8), dtype=np.uint8) for n in (2000, 20))\n"
+        "    for scan in (rows.RowScan, tables.TableScan):\n"
+        "        for found, expected in zip(linear.search(scan, g, q, 30, None, 1), reference.search(g, q, 30)):\n"
+        "            assert (found == expected).all(), (bits, scan)\n"
+        "assembly = list(tables.scan.inspect_asm().values())[0]\n"
+        "assert 'vpternlog' not in assembly and 'zmm' not in assembly\n"
+    )
+    environment = {**os.environ, "NUMBA_CPU_NAME": chip, "NUMBA_CPU_FEATURES": features, "HASHRET_CACHE": os.devnull}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+
+
+def hot_loop(assembly: str) -> list[str]:
+    """The longest run of instructions without a jump or a label: the sum of a query over a block, written out."""
+    runs: list[list[str]] = [[]]
+    for line in assembly.splitlines():
+        if re.match(r"\s*j[a-z]+\s|\S+:", line):
+            runs.append([])
+        elif line.startswith("\t") and not line.startswith("\t."):
+            runs[-1].append(line.strip())
+    return max(runs, key=lambda run: sum("vpternlog" in line for line in run))
+
+
+def test_the_sum_over_a_block_is_vector_code_and_nothing_else() -> None:
+    """On a chip with AVX-512: two three-input instructions a full adder, on whole registers, no copy and no scalar."""
+    if not llvmlite.binding.get_host_cpu_features().get("avx512f"):
+        pytest.skip("this chip has no AVX-512")
+
+    @numba.njit
+    def one_sum(tables_, middle, query, limits, living, hits):  # type: ignore[no-untyped-def]
+        return sliced.near_of_word(tables_, middle, query, limits, 0, living, hits, tables.SIZE_47)
+
+    memory = np.zeros(sliced.TABLE_WORDS, np.uint64)
+    one_sum(memory, sliced.MIDDLE, np.uint64(0), memory, memory, memory)
+    (assembly,) = one_sum.inspect_asm().values()
+    loop = hot_loop(assembly)
+    logic = [line for line in loop if line.startswith("vpternlogq") and "zmm" in line]
+    adders = 26  # 32 planes in, 4 counters and 2 overflows out
+    assert len(logic) == 2 * adders + sliced.NEAR_DEPTH + 1, Counter(line.split()[0] for line in loop)
+    assert not [line for line in loop if re.match(r"vmovdqa\w*\s+%zmm\d+, %zmm", line)], "registers are copied"
+    assert not [line for line in loop if "popcnt" in line or "%xmm" in line or "%ymm" in line]

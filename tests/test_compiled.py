@@ -57,6 +57,23 @@ def test_the_next_process_starts_from_the_cache_and_an_edit_elsewhere_is_seen(pa
     assert run(package, cache) == "31 0"
 
 
+TYPES = ["1", "1.5", "True", "np.uint8(1)", "np.float32(1)", "np.int16(1)"]
+
+
+def test_processes_that_compile_for_different_types_at_once_do_not_mix_them_up(package: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(package.parent), "HASHRET_CACHE": str(tmp_path / "cache")}
+    program = "import numpy as np; from shapes.inner import inner; print(repr(inner({})))"
+    words = [[sys.executable, "-c", program.format(value)] for value in TYPES]
+    started = [subprocess.Popen(each, env=environment, stdout=subprocess.PIPE, text=True) for each in words]
+    first = [process.communicate(timeout=120)[0] for process in started]
+    again = [
+        subprocess.run(each, env=environment, stdout=subprocess.PIPE, text=True, timeout=120).stdout for each in words
+    ]
+    assert first == again == ["2\n", "3.0\n", "2\n", "2\n", "2.0\n", "2\n"]
+    names = [path.name for path in (tmp_path / "cache").rglob("*.nbc")]
+    assert len(names) >= len(TYPES), "no process wrote over another's code"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sets the mode of a folder")
 def test_kernels_are_readable_by_their_owner_only_for_they_hold_machine_code(package: Path, tmp_path: Path) -> None:
     run(package, tmp_path / "cache")

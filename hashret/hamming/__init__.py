@@ -6,10 +6,11 @@ rows.py        the row kernel: few queries       tables.py    the table kernel: 
 sliced.py      a block as planes of bits         vectors.py   512-bit vectors in LLVM IR
 nearest.py     the k nearest so far              merge.py     parts of a gallery into one answer
 words.py       codes as 64-bit words             threads.py   our own pool
-compiled.py    numba, with a cache that knows when a source changed
+planner.py     which kernel, on how many threads  sample.py    a first limit for large k
+compiled.py    numba, with a cache that knows when a source changed      cache.py     the user's cache folder
 """
 
-from hashret.hamming.exact import distances, search, search_radius, search_ties
+from hashret.hamming.exact import distances, explained, search, search_radius, search_ties
 from hashret.hamming.merge import merge
 
-__all__ = ["distances", "merge", "search", "search_radius", "search_ties"]
+__all__ = ["distances", "explained", "merge", "search", "search_radius", "search_ties"]

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import sys
 import threading
@@ -23,6 +24,8 @@ import llvmlite
 import numba
 from numba.core import config
 from numba.extending import intrinsic
+
+from hashret.hamming.cache import user_cache
 
 _config: Any = config
 _log = logging.getLogger("hashret.hamming")
@@ -44,27 +47,30 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
         before = _config.CACHE_DIR
         _config.CACHE_DIR = str(folder)
         try:
-            return numba.njit(nogil=True, cache=True, **options)(function)
+            dispatcher = numba.njit(nogil=True, cache=True, **options)(function)
         finally:
             _config.CACHE_DIR = before
+    _name_apart(dispatcher)
+    return dispatcher
+
+
+def _name_apart(dispatcher: Any) -> None:
+    """Give each file of machine code a name of its own.
+
+    numba numbers them from an index that another process may be rewriting: two processes that compile one kernel for
+    different types at once could both choose "1", and the index then name one's code as the other's.
+    """
+    files = dispatcher._cache._cache_file
+
+    def name(number: int) -> str:
+        return str(files._data_name_pattern.format(number=number)).replace(".nbc", f".{secrets.token_hex(8)}.nbc")
+
+    files._data_name = name
 
 
 def emitted(function: Callable[..., Any]) -> Any:
     """numba's `intrinsic`: a function that emits LLVM IR where kernels call it."""
     return intrinsic(function)
-
-
-def user_cache() -> Path:
-    """The folder for what can be made again: HASHRET_CACHE, or hashret/ in the user's own cache folder."""
-    if os.environ.get("HASHRET_CACHE"):
-        return Path(os.environ["HASHRET_CACHE"])
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "hashret"
 
 
 @functools.cache

@@ -7,6 +7,7 @@ Shape suffixes: N gallery codes, Q queries, B bytes of a code.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,13 @@ import numpy.typing as npt
 
 from hashret.codes import Bits, Codes, check_codes
 from hashret.errors import SearchError
-from hashret.hamming import plain
+from hashret.hamming import plain, planner
+from hashret.hamming.merge import Found
+from hashret.hamming.planner import Explanation, Plan
 from hashret.hamming.threads import available_threads
-from hashret.hamming.words import words_per_code
 
-_PLAIN_WORK = 1 << 14
-"""Bytes compared up to which numpy is always quicker than a compiled kernel's start."""
-_PLAIN_WORK_COLD = 1 << 27
-"""Bytes compared up to which numpy (1-2 GB/s) beats loading numba and its cached kernels (most of a second)."""
-_ROW_KERNEL = "hashret.hamming.rows"
+_LOADED = "hashret.hamming.nearest"
+"""The module that every compiled kernel imports."""
 
 
 def search(
@@ -42,24 +41,39 @@ def search(
     code_size: bits of a code; given, the tail bits of the queries are checked. alive: a flag (N,) a gallery code,
     False leaves it out. threads: None takes all cores. CodeError, SearchError for what does not fit.
     """
-    gallery, queries, living, n_threads = _checked(gallery_NB, queries_QB, code_size, alive, threads)
+    return explained(gallery_NB, queries_QB, k, code_size, alive, threads)[0]
+
+
+def explained(
+    gallery_NB: npt.ArrayLike,
+    queries_QB: npt.ArrayLike,
+    k: int,
+    code_size: int | None = None,
+    alive: npt.ArrayLike | None = None,
+    threads: int | None = None,
+) -> tuple[Found, Explanation]:
+    """The same answer, and how it was found: the plan, what it should have cost and what it did."""
+    gallery, queries, living, _ = _checked(gallery_NB, queries_QB, code_size, alive, threads)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise SearchError(f"k is {k!r}, expected a whole number from 1")
+    started = time.perf_counter()
     gallery, living, numbers = _allowed(gallery, living)
     within = max(1, min(int(k), len(gallery)))
-    if _takes_plain(gallery, queries):
+    plan = planner.plan(len(gallery), gallery.shape[1], len(queries), within, threads, loaded=_LOADED in sys.modules)
+    if plan.kernel == "numpy":
         found = plain.search(gallery, queries, within, living)
     else:
         from hashret.hamming import linear  # starts numba
 
-        scan, n_threads = _planned(gallery, queries, n_threads)
-        found = linear.search(scan, gallery, queries, within, living, n_threads)
+        found = linear.search(_scan(plan), gallery, queries, within, living, plan.threads)
     if numbers is not None and len(numbers):
         found = found[0], np.where(found[1] < 0, -1, numbers[found[1]])
-    if within == k:
-        return found
-    missing = ((0, 0), (0, int(k) - within))
-    return np.pad(found[0], missing, constant_values=-1), np.pad(found[1], missing, constant_values=-1)
+    if within < k:
+        missing = ((0, 0), (0, int(k) - within))
+        found = np.pad(found[0], missing, constant_values=-1), np.pad(found[1], missing, constant_values=-1)
+    milliseconds = 1e3 * (time.perf_counter() - started)
+    codes = len(gallery) if living is None else int(np.count_nonzero(living))
+    return found, Explanation(plan, milliseconds, codes, planner.are_measured())
 
 
 def search_radius(
@@ -75,11 +89,11 @@ def search_radius(
     The codes of query i are those from offsets[i] to offsets[i + 1], ascending by (distance, row). Arguments as in
     `search`; radius in bits, from 0.
     """
-    gallery, queries, living, n_threads = _checked(gallery_NB, queries_QB, code_size, alive, threads)
+    gallery, queries, living, _ = _checked(gallery_NB, queries_QB, code_size, alive, threads)
     if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
         raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0")
     radii = np.full(len(queries), min(int(radius), 8 * gallery.shape[1]), np.int64)
-    return _within(gallery, queries, radii, living, n_threads)
+    return _within(gallery, queries, radii, living, threads)
 
 
 def search_ties(
@@ -95,23 +109,23 @@ def search_ties(
     What is cut off by k is then never a matter of the order of rows. All living codes where there are fewer than k.
     """
     distances, _ = search(gallery_NB, queries_QB, k, code_size, alive, threads)
-    gallery, queries, living, n_threads = _checked(gallery_NB, queries_QB, code_size, alive, threads)
+    gallery, queries, living, _ = _checked(gallery_NB, queries_QB, code_size, alive, threads)
     kth = distances[:, -1].astype(np.int64)
-    return _within(gallery, queries, np.where(kth < 0, 8 * gallery.shape[1], kth), living, n_threads)
+    return _within(gallery, queries, np.where(kth < 0, 8 * gallery.shape[1], kth), living, threads)
 
 
 def _within(
-    gallery: Codes, queries: Codes, radii: npt.NDArray[np.int64], living: Bits | None, n_threads: int
+    gallery: Codes, queries: Codes, radii: npt.NDArray[np.int64], living: Bits | None, threads: int | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """All living codes within each query's radius, in CSR form."""
     gallery, living, numbers = _allowed(gallery, living)
-    if _takes_plain(gallery, queries):
+    plan = planner.plan(len(gallery), gallery.shape[1], len(queries), None, threads, loaded=_LOADED in sys.modules)
+    if plan.kernel == "numpy":
         found = plain.search_radii(gallery, queries, radii, living)
     else:
         from hashret.hamming import linear  # starts numba
 
-        scan, n_threads = _planned(gallery, queries, n_threads)
-        found = linear.search_radii(scan, gallery, queries, radii, living, n_threads)
+        found = linear.search_radii(_scan(plan), gallery, queries, radii, living, plan.threads)
     return found if numbers is None else (found[0], found[1], numbers[found[2]])
 
 
@@ -125,10 +139,6 @@ def distances(
 
 _FEW_ALLOWED = 8
 """Where at most one code in so many may be found, those are copied together first: less is read than compared."""
-_SMALL_WORK = 1 << 18
-"""Words compared in about the time it takes to hand a task to another thread."""
-_BATCH = 8
-"""Queries from which making tables pays."""
 
 
 def _allowed(gallery: Codes, living: Bits | None) -> tuple[Codes, Bits | None, npt.NDArray[np.int64] | None]:
@@ -144,19 +154,15 @@ def _allowed(gallery: Codes, living: Bits | None) -> tuple[Codes, Bits | None, n
     return gallery[numbers], None, numbers
 
 
-def _planned(gallery: Codes, queries: Codes, n_threads: int) -> tuple[Any, int]:
-    """The kernel, and on how many threads."""
-    from hashret.hamming.rows import RowScan
+def _scan(plan: Plan) -> Any:
+    """The kernel of a plan."""
+    if plan.kernel == "row":
+        from hashret.hamming.rows import RowScan
+
+        return RowScan
     from hashret.hamming.tables import TableScan
 
-    work = len(gallery) * len(queries) * words_per_code(gallery.shape[1])
-    return TableScan if len(queries) >= _BATCH else RowScan, 1 if work <= _SMALL_WORK else n_threads
-
-
-def _takes_plain(gallery: Codes, queries: Codes) -> bool:
-    """Whether numpy answers sooner: little work, or moderate work while the compiled kernels are not loaded."""
-    work = len(queries) * gallery.size
-    return work <= _PLAIN_WORK or (work <= _PLAIN_WORK_COLD and len(queries) <= 8 and _ROW_KERNEL not in sys.modules)
+    return TableScan
 
 
 def _checked(

@@ -12,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.codes import Bits, Codes
-from hashret.hamming import threads, words
+from hashret.hamming import sample, threads, words
 from hashret.hamming.merge import Found, merge
 from hashret.hamming.nearest import Keyed, Nearest
 from hashret.hamming.words import Words
 
 FoundWithin = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
-BLOCK_ROWS = 512
-"""Threads begin at multiples of this: every kernel's blocks are then whole but for the last."""
 CANDIDATE_BYTES = 1 << 26
 """Memory of a thread for candidates; more queries than fit are searched group by group."""
 
@@ -40,14 +38,43 @@ class Scan(Protocol):
 
 def search(scan: type[Scan], gallery_NB: Codes, queries_QB: Codes, k: int, alive: Bits | None, n_threads: int) -> Found:
     """Distances (Q, k) int32 and rows (Q, k) int64, ascending by (distance, row), padded with -1."""
+    n_bits = 8 * gallery_NB.shape[1]
+    no_limits = np.full(len(queries_QB), n_bits + 1, np.int64)
+    if not sample.samples(len(gallery_NB), k):
+        return _search(scan, gallery_NB, queries_QB, k, alive, n_threads, no_limits)
+    part, part_alive = sample.sample(gallery_NB, alive)
+    rank = sample.rank_in_sample(k)
+    at_rank = _search(scan, part, queries_QB, rank, part_alive, n_threads, no_limits)[0][:, -1]
+    limits = np.where(at_rank < 0, n_bits, at_rank).astype(np.int64) + 1
+    found = _search(scan, gallery_NB, queries_QB, k, alive, n_threads, limits)
+    short = np.flatnonzero((found[1][:, -1] < 0) & (limits <= n_bits))
+    if len(short):
+        again = _search(scan, gallery_NB, queries_QB[short], k, alive, n_threads, no_limits[short])
+        found[0][short], found[1][short] = again
+    return found
+
+
+def _search(
+    scan: type[Scan],
+    gallery: Codes,
+    queries_QB: Codes,
+    k: int,
+    alive: Bits | None,
+    n_threads: int,
+    limits_Q: npt.NDArray[np.int64],
+) -> Found:
+    """The k nearest of what is nearer than each query's limit."""
     queries = words.padded(queries_QB)
     largest = max(1, CANDIDATE_BYTES // (10 * (k + max(k, 64))))
     groups = _parts(len(queries), -(-len(queries) // largest), 1)
-    parts = _parts(len(gallery_NB), n_threads, BLOCK_ROWS)
+    parts = _parts(len(gallery), n_threads, sample.BLOCK_ROWS)
     found_distances = np.full((len(queries), k), -1, np.int32)
     found_rows = np.full((len(queries), k), -1, np.int64)
     for group in groups:
-        tasks = [functools.partial(_nearest, scan, gallery_NB, part, queries[group], k, alive) for part in parts]
+        tasks = [
+            functools.partial(_nearest, scan, gallery, part, queries[group], k, alive, limits_Q[group])
+            for part in parts
+        ]
         merged = merge(threads.run(tasks, n_threads), k)
         found_distances[group, : merged[0].shape[1]], found_rows[group, : merged[1].shape[1]] = merged
     return found_distances, found_rows
@@ -63,7 +90,7 @@ def search_radii(
 ) -> FoundWithin:
     """Offsets (Q + 1) int64, distances int32 and rows int64 within each query's radius, ascending by (distance, row)."""
     queries = words.padded(queries_QB)
-    parts = _parts(len(gallery_NB), n_threads, BLOCK_ROWS)
+    parts = _parts(len(gallery_NB), n_threads, sample.BLOCK_ROWS)
     tasks = [functools.partial(_within, scan, gallery_NB, part, queries, radii_Q, alive) for part in parts]
     found = np.concatenate([np.empty((0, 2), np.int64), *threads.run(tasks, n_threads)])
     # Parts ascend, and rows of one key within a part: a stable sort keeps equal distances in the order of rows.
@@ -73,9 +100,18 @@ def search_radii(
     return offsets, distances.astype(np.int32), np.ascontiguousarray(found[:, 1])
 
 
-def _nearest(scan: type[Scan], gallery: Codes, part: slice, queries: Words, k: int, alive: Bits | None) -> Found:
+def _nearest(
+    scan: type[Scan],
+    gallery: Codes,
+    part: slice,
+    queries: Words,
+    k: int,
+    alive: Bits | None,
+    limits: npt.NDArray[np.int64],
+) -> Found:
     """The nearest of a group of queries among the rows of one part; at most k columns."""
     nearest = Nearest.none_yet(len(queries), min(k, part.stop - part.start), 64 * queries.shape[1])
+    nearest.state[:, 1] = limits
     scanner = scan(queries)
     for first, tile in words.tiles(gallery, part.start, part.stop):
         scanner.nearest(tile, first, _flags(alive, first, len(tile)), nearest)
@@ -101,7 +137,7 @@ def _flags(alive: Bits | None, first: int, count: int) -> Bits:
 
 
 def _parts(n: int, count: int, step: int) -> list[slice]:
-    """At most `count` consecutive slices of 0..n that begin at multiples of `step`."""
+    """At most `count` consecutive slices of 0..n that begin at multiples of `step`: every kernel's blocks stay whole."""
     n_steps = -(-n // step)
     count = max(1, min(count, n_steps))
     edges = [min(n, n_steps * i // count * step) for i in range(count + 1)]

@@ -46,7 +46,7 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/search.py --markdown docs/benchmarks.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis quickstart

@@ -1,0 +1,105 @@
+"""What the machine is and what it can do at most: the limits that speeds are compared with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+VERSIONS = ("hashret", "numpy", "numba", "llvmlite", "faiss-cpu", "usearch")
+
+
+def cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe() -> dict[str, object]:
+    """The processor with the vector units that decide the speed, cores, system and versions."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {"cpu": _cpu(), "cores": cores(), "system": platform.platform(), "versions": found}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    units = [unit for unit in ("avx2", "avx512f", "avx512_vpopcntdq") if unit in values.get("flags", "").split()]
+    name = values.get("model name", platform.machine())
+    return f"{name} ({', '.join(units)})" if units else name
+
+
+def read_bandwidth(n_bytes: int, threads: int) -> float:
+    """Bytes a second that `threads` threads read from memory of n_bytes with a compiled loop: the best of nine."""
+    import numba
+
+    @numba.njit(nogil=True)
+    def read(words: np.ndarray) -> int:
+        seen = np.uint64(0)
+        for i in range(words.size):
+            seen ^= words[i]
+        return seen
+
+    words = np.ones(n_bytes // 8, np.uint64)
+    parts = np.array_split(words, threads)
+    read(words[:8])
+    best = float("inf")
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(9):
+            started = time.perf_counter()
+            list(pool.map(read, parts))
+            best = min(best, time.perf_counter() - started)
+    return n_bytes / best
+
+
+def vector_operations() -> float:
+    """512-bit three-input operations a second on one core, from registers: the limit of the table kernel."""
+    import numba
+    from numba import types
+    from numba.extending import intrinsic
+
+    from hashret.hamming.vectors import CARRY, SUM, Builder
+
+    chains, steps, calls = 8, 64, 50_000
+
+    @intrinsic
+    def work(typing_context, memory):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            b = Builder(context, builder)
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            kept = [b.load(data, b.word(8 * i)) for i in range(chains)]
+            fixed = [b.load(data, b.word(8 * (chains + i))) for i in range(8)]
+            for step in range(steps):
+                x, y = fixed[step % 8], fixed[(3 * step + 1) % 8]
+                kept = [b.logic(CARRY if step % 2 else SUM, each, x, y) for each in kept]
+            for i, each in enumerate(kept):
+                b.store(each, data, b.word(8 * i))
+            return context.get_dummy_value()
+
+        return types.void(memory), codegen
+
+    @numba.njit
+    def repeat(memory: np.ndarray, times: int) -> None:
+        for _ in range(times):
+            work(memory)
+
+    memory = np.random.default_rng(0).integers(0, 1 << 63, 8 * (chains + 8)).astype(np.uint64)
+    repeat(memory, 10)
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        repeat(memory, calls)
+        best = min(best, time.perf_counter() - started)
+    return chains * steps * calls / best

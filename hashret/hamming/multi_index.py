@@ -1,0 +1,549 @@
+"""Multi-index hashing: exact nearest codes of one query, or a few, out of a handful of buckets where they are near.
+
+A code is cut into m substrings, each about as long as makes 2**bits the number of codes. For every substring the codes
+are sorted by its value (a bucket is one value), so the codes of a bucket stand one after the other. A search asks for the
+buckets whose values differ from the query's in 0 bits, in each substring in turn, then in 1 bit, 2 bits, and so on. By the
+pigeonhole principle, after substring j (from 0) at radius s every code at most s * m + j away has been seen: a code
+not yet seen differs in more than s bits in the substrings up to j and in at least s in the others. The search ends
+when the k-th distance found is no greater than that, so ties at the k-th distance are all known.
+
+A code may lie in several of these buckets. It counts in the first only: its other substrings tell whether an earlier bucket
+held it, so no memory of what was seen is needed.
+
+Budget. The number of buckets explodes with the radius. Work is counted in words that a linear scan compares in the same time,
+and what would cost more than the scan of the gallery is left to the scan: before a radius its buckets are charged (of the
+substrings that the k-th distance so far still asks for), before codes are compared those. A search so takes at most about
+twice the time of a scan on one thread, whatever the data, and stays exact.
+
+Source: Norouzi, Punjani, Fleet, "Fast exact search in Hamming space with multi-index hashing", 2014.
+Shape suffixes: N gallery codes, Q queries, P substrings, B bytes of a code.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import sys
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hashret.codes import Bits, Codes, bytes_per_code
+from hashret.errors import SearchError
+from hashret.hamming import exact, words
+from hashret.hamming import threads as pool
+from hashret.hamming.compiled import kernel
+from hashret.hamming.exact import _checked
+from hashret.hamming.linear import FoundWithin
+from hashret.hamming.merge import Found
+from hashret.hamming.rows import popcount
+from hashret.hamming.words import Words, words_per_code
+
+MAX_SUBSTRING_BITS = 24
+"""2**24 buckets take 64 MiB a substring; more would cost more than they sort out."""
+MIN_SUBSTRING_BITS = 8
+"""Shorter substrings, for a small gallery of long codes, would only multiply the copies."""
+MAX_ROWS = 2**32 - 1
+"""Row numbers take 4 bytes."""
+
+BUCKET_WORK = 64
+"""Words that a linear scan compares while a bucket is looked up: two waits for memory, half hidden."""
+CODE_WORK = 4
+"""Words that a linear scan compares while one word is compared in a bucket."""
+BATCH = 8
+BATCH_GAIN = 5
+"""From so many queries a linear scan makes tables, and each query takes so much less time."""
+QUERIES_A_THREAD = 32
+"""Queries that are worth waking a thread for."""
+SAMPLE = 16
+"""Codes of the gallery that `expected_cost` asks for."""
+ROOM = 1 << 10
+"""Codes within a radius that are collected without counting them first."""
+
+U = np.uint64
+ONE = np.uint64(1)
+WORD_BITS = np.uint64(64)
+CHUNK = 64
+"""Buckets that are looked up before codes are compared, so that their waits for memory overlap."""
+KEY_SHIFT = np.int64(48)
+"""A candidate is one number, distance << 48 | row: ascending keys are ascending by (distance, row)."""
+KEY_ROW = np.int64((1 << 48) - 1)
+HELD, LIMIT, GREATEST = 0, 1, 2
+"""Of a running search: candidates held; the distance, and the key, beyond which a code is of no interest."""
+FIRST, LAST, BEYOND, N_BITS, FIRST_BUCKET = 0, 1, 2, 3, 4
+"""Of a substring: the words in which it begins and ends, bits of the last word beyond it, its bits, its first bucket."""
+BUCKETS, CODES = 0, 1
+"""Of its effort: buckets looked up, codes compared."""
+LITTLE_ENDIAN = sys.byteorder == "little"
+
+
+@kernel
+def in_bit_order(word):  # type: ignore[no-untyped-def]
+    """The word with the first bit of the code as its highest; LLVM knows the pattern as one instruction."""
+    if LITTLE_ENDIAN:
+        word = ((word >> U(8)) & U(0x00FF00FF00FF00FF)) | ((word & U(0x00FF00FF00FF00FF)) << U(8))
+        word = ((word >> U(16)) & U(0x0000FFFF0000FFFF)) | ((word & U(0x0000FFFF0000FFFF)) << U(16))
+        word = (word >> U(32)) | (word << U(32))
+    return word
+
+
+@kernel
+def substring(first, last, beyond, n_bits):  # type: ignore[no-untyped-def]
+    """The n_bits bits that end `beyond` bits before the end of word `last`, and may begin in the word before, `first`."""
+    value = last >> beyond
+    if beyond + n_bits > WORD_BITS:
+        value |= first << (WORD_BITS - beyond)
+    return value & ((ONE << n_bits) - ONE)
+
+
+@kernel
+def bucket_of(part, i, n_words, cuts, p):  # type: ignore[no-untyped-def]
+    """Substring p of code i of a part (flat words)."""
+    first = in_bit_order(part[U(i * n_words) + cuts[p, FIRST]])
+    last = in_bit_order(part[U(i * n_words) + cuts[p, LAST]])
+    return substring(first, last, cuts[p, BEYOND], cuts[p, N_BITS])
+
+
+@kernel
+def count(part, n_words, cuts, p, starts):  # type: ignore[no-untyped-def]
+    """Count the codes of each bucket of substring p two places behind it; part: flat words."""
+    for i in range(part.size // n_words):
+        starts[bucket_of(part, i, n_words, cuts, p) + U(2)] += np.uint32(1)
+
+
+@kernel
+def accumulate(starts):  # type: ignore[no-untyped-def]
+    """Counts become the place where a bucket begins, one place behind it; the sum of squared counts comes back."""
+    total = np.uint32(0)
+    squares = 0.0
+    for i in range(starts.size):
+        squares += float(starts[i]) * float(starts[i])
+        total += starts[i]
+        starts[i] = total
+    return squares
+
+
+@kernel
+def fill(part, first_row, n_words, cuts, p, starts, rows, codes):  # type: ignore[no-untyped-def]
+    """Put the codes of consecutive rows into their buckets; after the last, starts[b] is where bucket b begins."""
+    for i in range(part.size // n_words):
+        bucket = bucket_of(part, i, n_words, cuts, p) + ONE
+        at = np.int64(starts[bucket])
+        starts[bucket] += np.uint32(1)
+        rows[at] = first_row + i
+        for w in range(n_words):
+            codes[at * n_words + w] = in_bit_order(part[i * n_words + w])
+
+
+@kernel
+def sink(keys, at, size):  # type: ignore[no-untyped-def]
+    """Restore a heap, largest key first, whose key at `at` may be too small."""
+    key = keys[at]
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and keys[child + 1] > keys[child]:
+            child += 1
+        if keys[child] <= key:
+            break
+        keys[at] = keys[child]
+        at = child
+    keys[at] = key
+
+
+@kernel
+def rise(keys, at):  # type: ignore[no-untyped-def]
+    """Restore a heap, largest key first, whose key at `at` may be too large."""
+    key = keys[at]
+    while at > 0 and keys[(at - 1) >> 1] < key:
+        keys[at] = keys[(at - 1) >> 1]
+        at = (at - 1) >> 1
+    keys[at] = key
+
+
+@kernel
+def take(key, nearest, keys, state):  # type: ignore[no-untyped-def]
+    """Take a code that is near enough: see `probe`."""
+    held = state[HELD]
+    if held < keys.size:
+        keys[held] = key
+        if nearest:
+            rise(keys, held)
+    elif nearest:
+        keys[0] = key
+        sink(keys, 0, held)
+        held -= 1
+    state[HELD] = held + 1
+    if nearest and held + 1 == keys.size:
+        # A code as far as the k-th may still have an earlier row.
+        state[LIMIT] = keys[0] >> KEY_SHIFT
+        state[GREATEST] = keys[0] - 1
+
+
+@kernel
+def next_flips(flips, end):  # type: ignore[no-untyped-def]
+    """The next larger number with as many bits set (Gosper); beyond the last one, no less than `end`, a power of two."""
+    if flips == U(0):
+        return end
+    low = flips & (U(0) - flips)
+    carried = flips + low
+    return ((flips ^ carried) >> (U(2) + popcount(low - ONE))) | carried
+
+
+@kernel
+def seen_before(codes, first, query, cuts, p, radius):  # type: ignore[no-untyped-def]
+    """Whether a code that differs in `radius` bits in substring p was in a bucket that came earlier."""
+    for other in range(cuts.shape[0]):
+        if other != p:
+            begin, end = cuts[other, FIRST], cuts[other, LAST]
+            begins, ends = codes[first + begin] ^ query[begin], codes[first + end] ^ query[end]
+            differing = np.int64(popcount(substring(begins, ends, cuts[other, BEYOND], cuts[other, N_BITS])))
+            if differing < radius or (differing == radius and other < p):
+                return True
+    return False
+
+
+@kernel
+def compare(n_buckets, begins, ends, query, width, p, radius, cuts, rows, codes, alive, nearest, keys, state):  # type: ignore[no-untyped-def]
+    """Take the codes of some buckets that are near enough, alive, and met for the first time."""
+    n_words = U(len(width))
+    limit = U(state[LIMIT])
+    for bucket in range(n_buckets):
+        for at in range(begins[bucket], ends[bucket]):
+            distance = U(0)
+            for w in range(len(width)):
+                distance += popcount(codes[at * n_words + U(w)] ^ query[w])
+            if distance > limit:
+                continue
+            key = (np.int64(distance) << KEY_SHIFT) | np.int64(rows[at])
+            if key > state[GREATEST] or seen_before(codes, at * n_words, query, cuts, p, radius):
+                continue
+            if alive.size == 0 or alive[key & KEY_ROW]:
+                take(key, nearest, keys, state)
+                limit = U(state[LIMIT])
+
+
+@kernel
+def look_up(value, flips, end_of_flips, starts, first_bucket, first_code, begins, ends):  # type: ignore[no-untyped-def]
+    """Where the codes of the next buckets begin and end, empty ones left out.
+
+    Comes back with the flips to go on with, and how many buckets were looked up, are not empty, and how many codes they hold.
+    """
+    n_buckets, n_full, n_codes = 0, 0, U(0)
+    while n_buckets < CHUNK and flips < end_of_flips:
+        bucket = first_bucket + (value ^ flips)
+        begin, end = U(starts[bucket]), U(starts[bucket + ONE])
+        # Written in any case: a branch on memory would end the overlap.
+        begins[n_full] = first_code + begin
+        ends[n_full] = first_code + end
+        n_full += int(begin < end)
+        n_codes += end - begin
+        n_buckets += 1
+        flips = next_flips(flips, end_of_flips)
+    return flips, n_buckets, n_full, np.int64(n_codes)
+
+
+@kernel
+def ring_buckets(rings, radius, limit):  # type: ignore[no-untyped-def]
+    """Buckets at a radius, of the substrings that have to be asked to see all codes within the limit."""
+    m = rings.shape[0]
+    total = 0
+    for p in range(m):
+        if radius * m + p <= limit:
+            total += rings[p, radius]
+    return total
+
+
+@kernel
+def probe(query, width, tables, alive, budget, nearest, keys, state, effort, begins, ends):  # type: ignore[no-untyped-def]
+    """Put the keys of living codes within a limit into `keys`; whether the budget did.
+
+    nearest: keep the smallest keys.size of them, as a heap; otherwise all, in any order, counting those without room.
+    state, effort: as named above. begins, ends: memory.
+    """
+    cuts, rings, starts, rows, codes = tables
+    m = cuts.shape[0]
+    n_rows = U(rows.size // m)
+    work = 0
+    for radius in range(rings.shape[1]):
+        if work + ring_buckets(rings, radius, state[LIMIT]) * BUCKET_WORK > budget:
+            return False
+        for p in range(m):
+            # Codes not seen so far are at least this far away.
+            if radius * m + p > state[LIMIT]:
+                return True
+            n_bits, end_of_flips = cuts[p, N_BITS], ONE << cuts[p, N_BITS]
+            value = substring(query[cuts[p, FIRST]], query[cuts[p, LAST]], cuts[p, BEYOND], n_bits)
+            flips = (ONE << U(radius)) - ONE
+            while flips < end_of_flips:
+                flips, n_buckets, n_full, n_codes = look_up(
+                    value, flips, end_of_flips, starts, cuts[p, FIRST_BUCKET], n_rows * U(p), begins, ends
+                )
+                effort[BUCKETS] += n_buckets
+                work += n_buckets * BUCKET_WORK + n_codes * len(width) * CODE_WORK
+                if work > budget:
+                    return False
+                effort[CODES] += n_codes
+                compare(n_full, begins, ends, query, width, p, radius, cuts, rows, codes, alive, nearest, keys, state)
+    return True
+
+
+@kernel
+def search(queries, width, tables, alive, budget, farthest, distances, rows, answered, effort):  # type: ignore[no-untyped-def]
+    """Write the nearest codes of each query, ascending, padded with -1; answered: whether the budget did.
+
+    farthest: no code is farther. effort (Q, 2): buckets and codes looked at.
+    """
+    query = np.empty(len(width), np.uint64)
+    begins, ends = np.empty(CHUNK + 1, np.uint64), np.empty(CHUNK + 1, np.uint64)
+    keys = np.empty(distances.shape[1], np.int64)
+    state = np.empty(3, np.int64)
+    for j in range(queries.shape[0]):
+        for w in range(len(width)):
+            query[w] = in_bit_order(queries[j, w])
+        begin_search(farthest, state)
+        answered[j] = probe(query, width, tables, alive, budget, True, keys, state, effort[j], begins, ends)
+        distances[j] = -1
+        rows[j] = -1
+        for last in range(state[HELD] - 1, -1, -1):
+            distances[j, last] = keys[0] >> KEY_SHIFT
+            rows[j, last] = keys[0] & KEY_ROW
+            keys[0] = keys[last]
+            sink(keys, 0, last)
+
+
+@kernel
+def begin_search(farthest, state):  # type: ignore[no-untyped-def]
+    """Nothing is found yet, and all codes up to `farthest` are of interest."""
+    state[HELD] = 0
+    state[LIMIT] = farthest
+    state[GREATEST] = ((farthest + 1) << KEY_SHIFT) - 1
+
+
+@kernel
+def within(queries, width, tables, alive, budget, radius, keys, state, effort):  # type: ignore[no-untyped-def]
+    """Collect the keys of all living codes within the radius of the first query, in any order; whether the budget did."""
+    query = np.empty(len(width), np.uint64)
+    begins, ends = np.empty(CHUNK + 1, np.uint64), np.empty(CHUNK + 1, np.uint64)
+    for w in range(len(width)):
+        query[w] = in_bit_order(queries[0, w])
+    begin_search(radius, state)
+    return probe(query, width, tables, alive, budget, False, keys, state, effort, begins, ends)
+
+
+class Cost(NamedTuple):
+    """What a search costs, on average over some."""
+
+    buckets: float
+    """Buckets looked up."""
+    codes: float
+    """Codes compared in them."""
+    scans: float
+    """Share of the searches that a linear scan has to answer."""
+    of_scan: float
+    """The time as estimated, a linear scan being 1."""
+
+
+class Probed(NamedTuple):
+    """What the buckets gave within a budget, and what was looked at."""
+
+    distances: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int64]
+    answered: Bits
+    """Of each query: whether the budget did; if not, distances and rows are not yet the nearest."""
+    effort: npt.NDArray[np.int64]
+    """(Q, 2): buckets looked up, codes compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class MultiIndex:
+    """Buckets of a gallery by each substring: made from the codes, kept beside them, made anew when they change."""
+
+    gallery_NB: Codes = field(repr=False)
+    """The codes as they were given, not copied: scanned where buckets would cost more."""
+    code_size: int
+    occupancy: float
+    """Codes in the bucket that a code of the gallery lies in, on average."""
+    _tables: tuple[npt.NDArray[Any], ...] = field(repr=False)
+    """cuts (P, 5): where each substring lies, as named above; rings (P, radii): its buckets at each radius; starts (all buckets)
+    uint32: where each begins among the substring's codes; rows (P * N) uint32 and codes (P * N * words), bucket by bucket."""
+
+    @classmethod
+    def build(
+        cls, gallery_NB: npt.ArrayLike, code_size: int, n_substrings: int | None = None, threads: int | None = None
+    ) -> MultiIndex:
+        """The buckets of packed codes (N, B) uint8, made substring by substring on several threads.
+
+        n_substrings: None takes the fewest whose buckets hold a code or more on average; at most 24 bits each. threads: None
+        takes all cores. A memory-mapped gallery is read, not copied. It must not change while it is searched.
+        CodeError, SearchError for what does not fit.
+        """
+        no_queries = np.empty((0, bytes_per_code(code_size)), np.uint8)
+        gallery, _, _, n_threads = _checked(gallery_NB, no_queries, code_size, None, threads)
+        if len(gallery) > MAX_ROWS:
+            raise SearchError(
+                f"the gallery has {len(gallery)} codes, expected at most {MAX_ROWS}; build one for each part"
+            )
+        cuts = _cuts(code_size, _substrings(len(gallery), code_size, n_substrings))
+        bits = cuts[:, N_BITS].astype(int).tolist()
+        rings = np.array([[math.comb(b, radius) for radius in range(max(bits) + 1)] for b in bits], np.int64)
+        n, n_words = len(gallery), words_per_code(gallery.shape[1])
+        starts = np.zeros(sum((1 << b) + 2 for b in bits), np.uint32)
+        rows = np.empty(len(cuts) * n, np.uint32)
+        codes = np.empty(len(cuts) * n * n_words, np.uint64)
+        tasks = [functools.partial(_sort, gallery, cuts, p, starts, rows, codes) for p in range(len(cuts))]
+        squares = pool.run(tasks, n_threads)
+        return cls(gallery, int(code_size), sum(squares) / max(1, len(rows)), (cuts, rings, starts, rows, codes))
+
+    @staticmethod
+    def bytes_needed(n: int, code_size: int, n_substrings: int | None = None) -> int:
+        """The memory that buckets of n codes take, beside the codes."""
+        cuts = _cuts(code_size, _substrings(n, code_size, n_substrings))
+        per_code = 4 + 8 * words_per_code(bytes_per_code(code_size))
+        return sum(4 * ((1 << int(bits)) + 2) + n * per_code for bits in cuts[:, N_BITS])
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory that the buckets take, beside the codes."""
+        return sum(table.nbytes for table in self._tables[2:])
+
+    @property
+    def n_substrings(self) -> int:
+        """Substrings that a code is cut into."""
+        return len(self._tables[0])
+
+    def search(
+        self, queries_QB: npt.ArrayLike, k: int, alive: npt.ArrayLike | None = None, threads: int | None = None
+    ) -> Found:
+        """Distances (Q, k) int32 and rows (Q, k) int64 of the k nearest gallery codes: the bytes of `hamming.search`.
+
+        Ascending by (distance, row), padded with -1. Arguments as there; the answer does not depend on `threads`.
+        """
+        gallery, queries, living, n_threads = _checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise SearchError(f"k is {k!r}, expected a whole number from 1")
+        budget = self._budget(len(queries))
+        if int(k) * CODE_WORK * words_per_code(queries.shape[1]) > budget:
+            return exact.search(gallery, queries, k, self.code_size, living, threads)
+        distances, rows, answered, _ = self._probe(queries, int(k), living, budget, n_threads)
+        left = np.flatnonzero(~answered)
+        if len(left):
+            distances[left], rows[left] = exact.search(gallery, queries[left], k, self.code_size, living, threads)
+        return distances, rows
+
+    def search_radius(
+        self, queries_QB: npt.ArrayLike, radius: int, alive: npt.ArrayLike | None = None, threads: int | None = None
+    ) -> FoundWithin:
+        """Offsets (Q + 1) int64, distances int32 and rows int64 of all codes at most `radius` away: CSR as in `hamming`."""
+        gallery, queries, living, _ = _checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
+        if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
+            raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0")
+        budget = self._budget(len(queries))
+        found = [self._probe_radius(queries[j : j + 1], int(radius), living, budget) for j in range(len(queries))]
+        left = [j for j, keys in enumerate(found) if keys is None]
+        if left:
+            scanned = exact.search_radius(gallery, queries[left], radius, self.code_size, living, threads)
+            for i, j in enumerate(left):
+                part = slice(scanned[0][i], scanned[0][i + 1])
+                found[j] = scanned[1][part].astype(np.int64) << KEY_SHIFT | scanned[2][part]
+        keys = np.concatenate([np.empty(0, np.int64), *(part for part in found if part is not None)])
+        offsets = np.cumsum([0, *(len(part) for part in found if part is not None)], dtype=np.int64)
+        return offsets, (keys >> KEY_SHIFT).astype(np.int32), keys & KEY_ROW
+
+    def expected_cost(self, k: int) -> Cost:
+        """What one search for the k nearest costs, from searches for some codes of the gallery (their own row not counted).
+
+        Takes the time of that many searches, at most that of 16 scans. Queries unlike the gallery cost more.
+        """
+        n, n_words = len(self.gallery_NB), words_per_code(self.gallery_NB.shape[1])
+        budget = self._budget(1)
+        if (k + 1) * CODE_WORK * n_words > budget:
+            return Cost(0.0, 0.0, 1.0, 1.0)
+        queries = self.gallery_NB[:: n // SAMPLE or 1][:SAMPLE]
+        probed = self._probe(queries, k + 1, None, budget, 1)
+        buckets, codes = (float(mean) for mean in probed.effort.mean(axis=0))
+        scans = float(1 - probed.answered.mean())
+        work = buckets * BUCKET_WORK + codes * CODE_WORK * n_words
+        return Cost(buckets, codes, scans, work / (n * n_words) + scans)
+
+    def _budget(self, n_queries: int) -> int:
+        """The work of a linear scan for one of so many queries, on one thread."""
+        n_words = words_per_code(self.gallery_NB.shape[1])
+        return len(self.gallery_NB) * n_words // (BATCH_GAIN if n_queries >= BATCH else 1)
+
+    def _probe(self, queries: Codes, k: int, living: Bits | None, budget: int, n_threads: int) -> Probed:
+        """The k nearest of each query, where its budget does."""
+        n_queries = len(queries)
+        probed = Probed(
+            np.empty((n_queries, k), np.int32),
+            np.empty((n_queries, k), np.int64),
+            np.empty(n_queries, np.bool_),
+            np.zeros((n_queries, 2), np.int64),
+        )
+        each = max(QUERIES_A_THREAD, -(-n_queries // n_threads))
+        parts = [slice(first, first + each) for first in range(0, n_queries, each)]
+        padded, flags = words.padded(queries), _flags(living)
+        arguments = (0,) * padded.shape[1], self._tables, flags, budget, 8 * queries.shape[1]
+        tasks = [functools.partial(search, padded[part], *arguments, *(out[part] for out in probed)) for part in parts]
+        pool.run(tasks, n_threads)
+        return probed
+
+    def _probe_radius(
+        self, query: Codes, radius: int, living: Bits | None, budget: int
+    ) -> npt.NDArray[np.int64] | None:
+        """Keys of the codes within the radius of one query, ascending; None where the budget does not do."""
+        padded, flags = words.padded(query), _flags(living)
+        keys, state, effort = np.empty(ROOM, np.int64), np.empty(3, np.int64), np.zeros(2, np.int64)
+        arguments = padded, (0,) * padded.shape[1], self._tables, flags, budget, min(radius, 8 * query.shape[1])
+        if not within(*arguments, keys, state, effort):
+            return None
+        if state[HELD] > len(keys):
+            keys = np.empty(state[HELD], np.int64)
+            within(*arguments, keys, state, effort)
+        return np.sort(keys[: state[HELD]])
+
+
+def _substrings(n: int, code_size: int, wanted: int | None) -> int:
+    """How many substrings to make; SearchError for a number wanted that cannot be."""
+    least = -(-code_size // MAX_SUBSTRING_BITS)
+    if wanted is None:
+        longest = max(math.log2(max(1, n)), MIN_SUBSTRING_BITS)
+        return max(least, math.ceil(code_size / longest))
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)) or not least <= wanted <= code_size:
+        raise SearchError(f"n_substrings is {wanted!r}, expected a whole number from {least} to {code_size}")
+    return int(wanted)
+
+
+def _cuts(code_size: int, n_substrings: int) -> Words:
+    """Where each of so many substrings lies (P, 5); their bits differ by one at most."""
+    edges = [code_size * p // n_substrings for p in range(n_substrings + 1)]
+    cuts, buckets = [], 0
+    for begin, end in itertools.pairwise(edges):
+        cuts.append((begin // 64, (end - 1) // 64, 63 - (end - 1) % 64, end - begin, buckets))
+        buckets += (1 << end - begin) + 2
+    return np.array(cuts, np.uint64)
+
+
+def _sort(
+    gallery: Codes, cuts: Words, p: int, starts: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32], codes: Words
+) -> float:
+    """Put all codes into the buckets of substring p; the sum of squares of how many they hold."""
+    n, n_words = len(gallery), words_per_code(gallery.shape[1])
+    n_buckets, first_bucket = 1 << int(cuts[p, N_BITS]), int(cuts[p, FIRST_BUCKET])
+    own_starts = starts[first_bucket : first_bucket + n_buckets + 2]
+    own_rows, own_codes = rows[p * n : (p + 1) * n], codes[p * n * n_words : (p + 1) * n * n_words]
+    for _, tile in words.tiles(gallery, 0, n):
+        count(tile.reshape(-1), n_words, cuts, p, own_starts)
+    squares = accumulate(own_starts)
+    for first_row, tile in words.tiles(gallery, 0, n):
+        fill(tile.reshape(-1), first_row, n_words, cuts, p, own_starts, own_rows, own_codes)
+    return float(squares)
+
+
+def _flags(living: Bits | None) -> Bits:
+    """A flag a code, or none when all are alive; read-only, so that kernels are compiled once."""
+    flags = np.ascontiguousarray(np.zeros(0, np.bool_) if living is None else living).view()
+    flags.flags.writeable = False
+    return flags

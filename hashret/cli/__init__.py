@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "train a hash model on a table of pictures",
     "index": "encode pictures and write an index",
     "query": "find the nearest pictures in an index",
+    "dedup": "find groups of near-duplicates in an index or a folder",
     "evaluate": "score a model: float and hash side by side",
     "data": "make, check and look at tables of pictures",
     "runs": "list training runs with their scores",

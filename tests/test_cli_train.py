@@ -51,6 +51,13 @@ def test_json_is_one_document_and_nothing_else(hashret: Callable, closed_set: Pa
     assert 0 < document["best_map"] <= 1 and 0 <= document["best_hit1"] <= 1
 
 
+def test_a_batch_takes_all_classes_where_there_are_few(hashret: Callable, closed_set: Path, tmp_path: Path) -> None:
+    at = TINY.index("--classes-per-batch")
+    words = ["train", "--data", closed_set, "--runs", tmp_path, "--exp-name", "a", *TINY[:at], *TINY[at + 2 :]]
+    assert hashret(*words, "--epochs", 1).status == 0
+    assert settings(tmp_path / "a")["options"]["classes_per_batch"] == 6
+
+
 def test_the_spellings_of_the_source_project(
     hashret: Callable, closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

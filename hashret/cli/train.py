@@ -102,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes-per-batch",
         type=int,
         metavar="P",
-        help=f"a batch is P x K pictures (default: {default.classes_per_batch})",
+        help="a batch is P x K pictures (default: 16, or all classes where there are fewer)",
     )
     fit.add_argument(
         "--pictures-per-class",

@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ from hashret.training.triplet import BIT, auto_margin, triplet_loss
 from hashret.training.validation import Validation, validate
 
 _log = logging.getLogger("hashret.training")
+
+MOST_CLASSES_PER_BATCH = 16
+"""Classes in a batch where nothing else is asked for and there are as many."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def train(
     """
     split = split_for_training(table, task=options.task, validation=options.validation, seed=options.seed)
     labels_N, class_names = split.train.class_ids()
+    if options.classes_per_batch == "auto":
+        options = replace(options, classes_per_batch=min(MOST_CLASSES_PER_BATCH, len(class_names)))
     _check_batch(options, len(class_names), len(labels_N))
     device = pick_device(options.device)
     with _reproducible(options.seed, device), _memory_advice(options), noticing_interrupts() as interrupt:
@@ -123,7 +128,7 @@ class _Loop:
         )
         self.sampler = PKSampler(
             labels_N,
-            classes_per_batch=options.classes_per_batch,
+            classes_per_batch=int(options.classes_per_batch),
             pictures_per_class=options.pictures_per_class,
             seed=options.seed,
         )
@@ -376,7 +381,7 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Ma
 
 
 def _check_batch(options: TrainingOptions, classes: int, pictures: int) -> None:
-    p, k = options.classes_per_batch, options.pictures_per_class
+    p, k = int(options.classes_per_batch), options.pictures_per_class
     if p > classes:
         raise TrainingError(
             f"--classes-per-batch is {p}, but there are {classes} training classes; give --classes-per-batch {classes} or fewer"

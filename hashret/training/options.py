@@ -36,7 +36,7 @@ class TrainingOptions:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     epochs: int = 30
-    classes_per_batch: int = 16
+    classes_per_batch: int | Literal["auto"] = "auto"
     pictures_per_class: int = 8
     optimizer: str = "adamw"
     lr: float = 1e-3
@@ -71,7 +71,7 @@ class TrainingOptions:
                 raise UsageError(f"{flag} is {name!r}; choose one of {', '.join(allowed)}")
         for flag, value, least in (
             ("--epochs", self.epochs, 1),
-            ("--classes-per-batch", self.classes_per_batch, 2),
+            ("--classes-per-batch", 2 if self.classes_per_batch == "auto" else self.classes_per_batch, 2),
             ("--pictures-per-class", self.pictures_per_class, 2),
             ("--image-size", self.image_size, 16),
             ("--patience", self.patience, 0),

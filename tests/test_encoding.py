@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -350,6 +351,7 @@ def test_a_killed_process_loses_no_finished_chunk(
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "job.py"), json.dumps([str(tmp_path / "model"), str(folder), paths, 1])],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + 120
@@ -360,6 +362,12 @@ def test_a_killed_process_loses_no_finished_chunk(
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(ProcessLookupError):  # raised when the last of its processes has gone
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        pytest.fail("workers outlive the process that started them")
     kept = 10 * len(list(folder.glob("chunk-*.npz")))
     assert 20 <= kept < N
     expected = encode(hasher, table)

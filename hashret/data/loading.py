@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -158,7 +159,7 @@ class PictureLoader:
                     "multiprocessing_context": _context(),
                     "persistent_workers": True,
                     "prefetch_factor": 2,
-                    "worker_init_fn": _leave_interrupts_to_the_parent,
+                    "worker_init_fn": _begin_worker,
                 }
             self._loader = DataLoader(
                 self._dataset,
@@ -234,9 +235,19 @@ def _collate(
     return rows, pictures, bad
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; only the parent acts on it, and ends its workers."""
+def _begin_worker(worker: int) -> None:
+    """What a worker does first: leave Ctrl-C to its parent, and watch that there is one."""
+    # Ctrl-C reaches every process of the terminal; only the parent acts on it, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # torch's own watch looks at the process that forked the worker: the fork server, which waits for its workers.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _context() -> Any:

@@ -53,7 +53,7 @@ def explained(
     threads: int | None = None,
 ) -> tuple[Found, Explanation]:
     """The same answer, and how it was found: the plan, what it should have cost and what it did."""
-    gallery, queries, living, _ = _checked(gallery_NB, queries_QB, code_size, alive, threads)
+    gallery, queries, living, _ = checked(gallery_NB, queries_QB, code_size, alive, threads)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise SearchError(f"k is {k!r}, expected a whole number from 1")
     started = time.perf_counter()
@@ -89,7 +89,7 @@ def search_radius(
     The codes of query i are those from offsets[i] to offsets[i + 1], ascending by (distance, row). Arguments as in
     `search`; radius in bits, from 0.
     """
-    gallery, queries, living, _ = _checked(gallery_NB, queries_QB, code_size, alive, threads)
+    gallery, queries, living, _ = checked(gallery_NB, queries_QB, code_size, alive, threads)
     if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
         raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0")
     radii = np.full(len(queries), min(int(radius), 8 * gallery.shape[1]), np.int64)
@@ -109,7 +109,7 @@ def search_ties(
     What is cut off by k is then never a matter of the order of rows. All living codes where there are fewer than k.
     """
     distances, _ = search(gallery_NB, queries_QB, k, code_size, alive, threads)
-    gallery, queries, living, _ = _checked(gallery_NB, queries_QB, code_size, alive, threads)
+    gallery, queries, living, _ = checked(gallery_NB, queries_QB, code_size, alive, threads)
     kth = distances[:, -1].astype(np.int64)
     return _within(gallery, queries, np.where(kth < 0, 8 * gallery.shape[1], kth), living, threads)
 
@@ -133,7 +133,7 @@ def distances(
     queries_QB: npt.ArrayLike, gallery_NB: npt.ArrayLike, code_size: int | None = None
 ) -> npt.NDArray[np.uint16]:
     """Hamming distances (Q, N) uint16 of every query to every gallery code."""
-    gallery, queries, _, _ = _checked(gallery_NB, queries_QB, code_size, None, None)
+    gallery, queries, _, _ = checked(gallery_NB, queries_QB, code_size, None, None)
     return plain.distances(queries, gallery)
 
 
@@ -165,7 +165,7 @@ def _scan(plan: Plan) -> Any:
     return TableScan
 
 
-def _checked(
+def checked(
     gallery_NB: npt.ArrayLike,
     queries_QB: npt.ArrayLike,
     code_size: int | None,

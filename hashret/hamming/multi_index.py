@@ -36,7 +36,7 @@ from hashret.errors import SearchError
 from hashret.hamming import exact, words
 from hashret.hamming import threads as pool
 from hashret.hamming.compiled import kernel
-from hashret.hamming.exact import _checked
+from hashret.hamming.exact import checked
 from hashret.hamming.linear import FoundWithin
 from hashret.hamming.merge import Found
 from hashret.hamming.rows import popcount
@@ -381,7 +381,7 @@ class MultiIndex:
         CodeError, SearchError for what does not fit.
         """
         no_queries = np.empty((0, bytes_per_code(code_size)), np.uint8)
-        gallery, _, _, n_threads = _checked(gallery_NB, no_queries, code_size, None, threads)
+        gallery, _, _, n_threads = checked(gallery_NB, no_queries, code_size, None, threads)
         if len(gallery) > MAX_ROWS:
             raise SearchError(
                 f"the gallery has {len(gallery)} codes, expected at most {MAX_ROWS}; build one for each part"
@@ -421,7 +421,7 @@ class MultiIndex:
 
         Ascending by (distance, row), padded with -1. Arguments as there; the answer does not depend on `threads`.
         """
-        gallery, queries, living, n_threads = _checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
+        gallery, queries, living, n_threads = checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise SearchError(f"k is {k!r}, expected a whole number from 1")
         budget = self._budget(len(queries))
@@ -437,7 +437,7 @@ class MultiIndex:
         self, queries_QB: npt.ArrayLike, radius: int, alive: npt.ArrayLike | None = None, threads: int | None = None
     ) -> FoundWithin:
         """Offsets (Q + 1) int64, distances int32 and rows int64 of all codes at most `radius` away: CSR as in `hamming`."""
-        gallery, queries, living, _ = _checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
+        gallery, queries, living, _ = checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
         if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
             raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0")
         budget = self._budget(len(queries))

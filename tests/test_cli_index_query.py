@@ -430,6 +430,136 @@ def test_not_itself(
     assert len(ids(ask(hashret, "--index", both_index, stranger, "-k", 48, "--not-itself", "--device", "cpu"))) == 48
 
 
+@pytest.fixture(scope="module")
+def logits(tiny_run: Path, closed_set: Path) -> np.ndarray:
+    hasher = Hasher.from_pretrained(tiny_run, device="cpu")
+    logits = encode_table(hasher, open_source(closed_set), what=("logits",), workers=0).logits
+    assert logits is not None and hasher.thresholds is None
+    return logits
+
+
+class TestAsymmetric:
+    """Ranking by logits, and two-stage search."""
+
+    def test_by_logits(
+        self, hashret: Callable, both_index: Path, closed_set: Path, encoded: encoding.Encoded, logits: np.ndarray
+    ) -> None:
+        photo = closed_set / "class02" / "03.png"
+        document = ask(hashret, "--index", both_index, photo, "-k", 6, "--metric", "asymmetric", "--device", "cpu")
+        own = open_source(closed_set).ids.index("class02/03.png")
+        signs = 2.0 * np.unpackbits(encoded.codes, axis=1) - 1
+        similarities = np.sort(signs @ logits[own])[::-1]
+        results = document["queries"][0]["results"]
+        assert (document["metric"], document["rerank"], document["exact"]) == ("asymmetric", None, True)
+        assert np.allclose([hit["similarity"] for hit in results], similarities[:6], atol=1e-4)
+        _, out, _ = hashret("query", "--index", both_index, photo, "-k", 1, "--metric", "asymmetric", "--device", "cpu")
+        heading, names, _ = out.splitlines()
+        assert heading == f"{photo}: the 1 nearest of 48 pictures" and names.split()[:3] == [
+            "rank",
+            "asymmetric",
+            "label",
+        ]
+
+    def test_thresholds_are_subtracted(
+        self, hashret: Callable, tiny_run: Path, closed_set: Path, tmp_path: Path, logits: np.ndarray
+    ) -> None:
+        hasher = Hasher.from_pretrained(tiny_run, device="cpu")
+        hasher.thresholds = np.median(logits, axis=0)
+        hasher.save_pretrained(tmp_path / "model")
+        out = tmp_path / "i"
+        assert hashret("index", "--model", tmp_path / "model", "--data", closed_set, "--out", out, *CPU).status == 0
+        photo = closed_set / "class02" / "03.png"
+        document = ask(hashret, "--index", out, photo, "-k", 48, "--metric", "asymmetric", "--device", "cpu")
+        own = open_source(closed_set).ids.index("class02/03.png")
+        most = np.abs(logits[own] - hasher.thresholds).sum()
+        found = {hit["id"]: hit["similarity"] for hit in document["queries"][0]["results"]}
+        assert np.isclose(found["class02/03.png"], most, rtol=1e-3) and max(found.values()) == found["class02/03.png"]
+
+    def test_the_nearest_codes_ranked_by_features(self, hashret: Callable, both_index: Path, closed_set: Path) -> None:
+        photo = closed_set / "class05" / "00.png"
+        words = ["--index", both_index, photo, "--device", "cpu"]
+        nearest = ids(ask(hashret, *words, "-k", 12))
+        by_features = ask(hashret, *words, "-k", 48, "--metric", "cosine")["queries"][0]["results"]
+        expected = [(hit["id"], hit["similarity"]) for hit in by_features if hit["id"] in nearest]
+        for metric in ((), ("--metric", "cosine")):
+            document = ask(hashret, *words, "-k", 5, "--rerank", 12, *metric)
+            assert (document["metric"], document["rerank"]) == ("cosine", 12)
+            found = document["queries"][0]["results"]
+            assert [(hit["id"], hit["similarity"]) for hit in found] == expected[:5]
+        _, out, _ = hashret("query", *words, "-k", 5, "--rerank", 1000)
+        assert out.startswith(
+            f"{photo}: the 5 nearest of 48 pictures; the 48 nearest codes ranked by cosine similarity\n"
+        )
+
+    def test_the_nearest_codes_ranked_by_logits(
+        self, hashret: Callable, both_index: Path, tiny_run: Path, closed_set: Path, tmp_path: Path
+    ) -> None:
+        photo = closed_set / "class05" / "00.png"
+        words = [photo, "--device", "cpu"]
+        nearest = ids(ask(hashret, "--index", both_index, *words, "-k", 12))
+        everything = ids(ask(hashret, "--index", both_index, *words, "-k", 48, "--metric", "asymmetric"))
+        expected = [name for name in everything if name in nearest]
+        only_codes = tmp_path / "i"
+        assert hashret("index", "--model", tiny_run, "--data", closed_set, "--out", only_codes, *CPU).status == 0
+        for index, metric in ((both_index, ("--metric", "asymmetric")), (only_codes, ())):
+            document = ask(hashret, "--index", index, *words, "-k", 12, "--rerank", 12, *metric)
+            assert (document["metric"], document["rerank"]) == ("asymmetric", 12) and ids(document) == expected
+        without = ask(hashret, "--index", only_codes, *words, "-k", 11, "--rerank", 11, "--not-itself")
+        assert ids(without) == [name for name in expected if name != "class05/00.png"][:11]
+
+    def test_sheets_and_labels(self, hashret: Callable, both_index: Path, closed_set: Path, tmp_path: Path) -> None:
+        for flags in (["--metric", "asymmetric"], ["--rerank", 20, "--metric", "cosine"]):
+            sheet = tmp_path / "s.png"
+            words = [
+                "query",
+                "--index",
+                both_index,
+                closed_set / "class04" / "01.png",
+                "-k",
+                12,
+                "--sheet",
+                sheet,
+                *flags,
+            ]
+            status, _, err = hashret(*words, "--device", "cpu")
+            assert status == 0, err
+            with Image.open(sheet) as picture:
+                colours = {colour for _, colour in picture.getcolors(1 << 24)}
+            assert {(0x00, 0x7A, 0x58), (0xD5, 0x5E, 0x00)} & colours, "the query's own label is known"
+
+    def test_what_does_not_fit_is_one_sentence(
+        self, hashret: Callable, both_index: Path, tiny_run: Path, closed_set: Path, tmp_path: Path
+    ) -> None:
+        for metric in ("hamming", "cosine"):
+            words = ["--model", tiny_run, "--data", closed_set, "--out", tmp_path / metric, "--metric", metric, *CPU]
+            assert hashret("index", *words).status == 0
+        photo = closed_set / "class00" / "00.png"
+        both, codes, features = both_index, tmp_path / "hamming", tmp_path / "cosine"
+        for index, words, status, message in (
+            (
+                both,
+                ["--code", "0000", "--metric", "asymmetric"],
+                2,
+                "only codes can be searched; leave out --metric asymmetric",
+            ),
+            (both, ["--code", "0000", "--rerank", 9, "--not-itself"], 2, "leave out --rerank, --not-itself"),
+            (
+                both,
+                [photo, "--metric", "asymmetric", "--radius", 3],
+                2,
+                "leave it out with --metric asymmetric and --rerank",
+            ),
+            (both, [photo, "--rerank", 30, "--radius", 3], 2, "leave it out with --metric asymmetric and --rerank"),
+            (both, [photo, "--rerank", 30, "--metric", "hamming"], 2, "choose --metric cosine or asymmetric"),
+            (both, [photo, "--rerank", 9], 2, "--rerank is 9, but 10 are to be found among them; give 10 at least"),
+            (codes, [photo, "--rerank", 30, "--metric", "cosine"], 1, "holds no features, only codes"),
+            (features, [photo, "--rerank", 30], 1, "holds no codes, only features"),
+            (features, [photo, "--metric", "asymmetric"], 1, "holds no codes, only features"),
+        ):
+            found = hashret("query", "--index", index, *words, "--device", "cpu")
+            assert found[:2] == (status, "") and message in found.err and found.err.count("\n") == 1
+
+
 def test_pictures_in_a_zip(
     hashret: Callable, tiny_run: Path, closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,7 @@ def test_the_version(hashret: Callable) -> None:
         (["query", "--index", "x", "--metric", "euclid", "p.jpg"], "invalid choice: 'euclid'"),
         (["query", "--index", "x"], "give either photos or --code HEX"),
         (["query", "--index", "x", "p.jpg", "--code", "00"], "give either photos or --code HEX"),
-        (["query", "--index", "x", "--code", "00", "--metric", "cosine"], "--code searches codes"),
+        (["query", "--index", "x", "--code", "00", "--metric", "cosine"], "--code is a code and no picture"),
         (["query", "--index", "x", "p.jpg", "--sheet", "s.gif"], "name a .png or .jpg"),
         (["query", "--index", "x", "p.jpg", "--sheet", "no/such/s.png"], "there is no folder"),
         (["index", "--data", "x", "--out", "y"], "--model"),

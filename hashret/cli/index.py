@@ -35,6 +35,7 @@ encoding goes on where it stopped when the same command is typed again. --append
 model; a picture whose id is there already is refused, and then nothing is added."""
 
 METRICS = ("hamming", "cosine", "both")
+FEATURE_DTYPES = ("float32", "float16", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=METRICS,
         help="hold codes (hamming), float features (cosine) or both (default: hamming; with --append: as the index)",
     )
+    parser.add_argument(
+        "--feature-dtype",
+        choices=FEATURE_DTYPES,
+        help="how float features are kept: float16 takes half of float32, int8 a quarter; search is exact for what is kept "
+        "(default: float32; with --append: as the index)",
+    )
     add_compute_arguments(parser)
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Encode and write; nothing is visible in the index before all of it is."""
+    if args.feature_dtype is not None and not args.append and args.metric in (None, "hamming"):
+        raise UsageError("--feature-dtype is for float features; add --metric cosine or both")
     if args.append:
         from hashret.index.store import Store
 
@@ -122,7 +131,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(summary)
     else:
-        holds = {"hamming": f"codes of {store.code_size} bits", "cosine": f"features of {store.dim} numbers"}
+        kept = "" if store.feature_dtype == "float32" else f"{store.feature_dtype} "
+        holds = {"hamming": f"codes of {store.code_size} bits", "cosine": f"features of {store.dim} {kept}numbers"}
         what_it_holds = " and ".join(holds[metric] for metric in store.metrics)
         print(f"{args.out}: {counted(len(encoded), 'picture')} added, {len(store):,} in all, {what_it_holds}")
     return 0
@@ -137,6 +147,9 @@ def _store_to_extend(args: argparse.Namespace, hasher: Hasher, table: PictureTab
     wanted = {"hamming", "cosine"} if args.metric == "both" else {args.metric}
     if args.metric is not None and wanted != set(store.metrics):
         raise UsageError(f"{args.out} holds {' and '.join(store.metrics)}; leave --metric out when appending")
+    if args.feature_dtype not in (None, store.feature_dtype):
+        holds = f"keeps features as {store.feature_dtype}" if store.feature_dtype else "holds no features"
+        raise UsageError(f"{args.out} {holds}; leave --feature-dtype out when appending")
     here = [name for name, found in zip(table.ids, store.find(table.ids).tolist(), strict=True) if found >= 0]
     if here:
         raise UsageError(
@@ -167,6 +180,7 @@ def _write_new(
         made,
         code_size=hasher.code_size if "hamming" in metrics else None,
         dim=hasher.feature_size if "cosine" in metrics else None,
+        feature_dtype=args.feature_dtype or "float32",
         model={
             "fingerprint": hasher.fingerprint(),
             "name": str(args.model),

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +28,25 @@ Example:  hashret query --index cars.index photo.jpg -k 10 --sheet found.png
 
 Finds the nearest pictures exactly: nearest first, equally near ones in the order in which they were indexed. Photos are
 encoded by the model that made the index. --code takes a code in hexadecimal instead and needs no model (and no torch).
-With --radius all pictures up to that distance are listed."""
+With --radius all pictures up to that distance are listed. --metric asymmetric weighs every bit by how sure the model is of
+the photo's; --rerank 100 ranks only the 100 nearest codes, by features where the index has them, or else by that."""
 
-_NEARNESS = {"hamming": "distance", "cosine": "similarity"}
-"""How results call their nearness: bits, smaller is nearer, or cosine, larger is nearer."""
+_NEARNESS = {"hamming": "distance", "asymmetric": "similarity", "cosine": "similarity"}
+"""How results call their nearness: bits, smaller is nearer, or a similarity, larger is nearer."""
+_COLUMNS = {"hamming": "bits", "asymmetric": "asymmetric", "cosine": "cosine"}
+"""What the table calls it."""
 
 SHEET_COLUMNS = 40
 """Results of a query that a contact sheet shows at most."""
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """What the index is asked with, a row a query; None what the search does not need."""
+
+    codes: np.ndarray[Any, Any] | None = None
+    logits: np.ndarray[Any, Any] | None = None
+    features: np.ndarray[Any, Any] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         choices=tuple(_NEARNESS),
-        help="search codes or float features (default: codes where the index has them)",
+        help="search codes by bits that differ, codes by the photo's logits, or float features (default: codes where the "
+        "index has them)",
+    )
+    parser.add_argument(
+        "--rerank",
+        type=positive,
+        metavar="N",
+        help="rank only the N nearest codes, by --metric cosine or asymmetric (default: features where the index has them)",
     )
     parser.add_argument("--not-itself", action="store_true", help="leave out the result that is the query's own file")
     parser.add_argument(
@@ -75,18 +95,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search and print."""
     _check(args)
-    index = _open(args)
-    metric = "hamming" if hasattr(index, "code_size") else "cosine"
+    index, metric = _open(args)
     radius = _radius(args.radius, metric)
     if args.code is None:
         queries, names = _encode(args, index, metric), list(args.photos)
     else:
-        queries, names = _code(args.code, index), [args.code]
+        queries, names = _Queries(_code(args.code, index)), [args.code]
     started = time.perf_counter()
     found = _search(args, index, metric, queries, radius)
     search_ms = (time.perf_counter() - started) * 1000
     results = [_records(distances, ids, index, metric) for distances, ids in found]
-    labels = _own_labels(names, queries, results, index, metric) if args.sheet else []
+    labels = _own_labels(names, queries, results, index) if args.sheet else []
     if args.not_itself:
         results = [
             _without(name, hits)[: args.k if radius is None else None]
@@ -99,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             {
                 "index": args.index,
                 "metric": metric,
+                "rerank": args.rerank,
                 "exact": True,
                 "pictures": len(index),
                 "search_ms": round(search_ms, 3),
@@ -108,10 +128,11 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     here = str(Path.cwd()) + os.sep  # paths below it are shown as one would type them
-    unit = "bits" if metric == "hamming" else "cosine"
+    unit = _COLUMNS[metric]
+    among = f"; the {min(args.rerank, len(index)):,} nearest codes ranked by {unit} similarity" if args.rerank else ""
     for number, (name, hits) in enumerate(zip(names, results, strict=True)):
         what = f"the {len(hits):,} nearest of" if radius is None else f"{len(hits):,} within {radius:g} {unit} of"
-        print("\n" * (number > 0) + f"{name}: {what} {counted(len(index), 'picture')}")
+        print("\n" * (number > 0) + f"{name}: {what} {counted(len(index), 'picture')}{among}")
         rows = [
             [
                 str(hit["rank"]),
@@ -132,9 +153,24 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if bool(args.photos) == (args.code is not None):
         raise UsageError("give either photos or --code HEX to search with")
-    if args.code is not None and (args.metric == "cosine" or args.sheet or args.not_itself):
+    of_pictures = {
+        f"--metric {args.metric}": args.metric not in (None, "hamming"),
+        "--rerank": args.rerank,
+        "--sheet": args.sheet,
+        "--not-itself": args.not_itself,
+    }
+    unfit = [flag for flag, given in of_pictures.items() if given]
+    if args.code is not None and unfit:
         raise UsageError(
-            "--code searches codes and has no picture; leave out --metric cosine, --sheet and --not-itself"
+            f"--code is a code and no picture, so only codes can be searched; leave out {', '.join(unfit)}"
+        )
+    if args.radius is not None and (args.rerank or args.metric == "asymmetric"):
+        raise UsageError("--radius is in bits or cosine similarity; leave it out with --metric asymmetric and --rerank")
+    if args.rerank and args.metric == "hamming":
+        raise UsageError("--rerank ranks the nearest codes by another score; choose --metric cosine or asymmetric")
+    if args.rerank and args.rerank < args.k:
+        raise UsageError(
+            f"--rerank is {args.rerank}, but {args.k} are to be found among them; give {args.k} at least, or a smaller -k"
         )
     if args.sheet:
         if args.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
@@ -142,14 +178,22 @@ def _check(args: argparse.Namespace) -> None:
         check_writable("--sheet", args.sheet)
 
 
-def _open(args: argparse.Namespace) -> HammingIndex | CosineIndex:
+def _open(args: argparse.Namespace) -> tuple[HammingIndex | CosineIndex, str]:
+    """The index, and the metric that results are ranked by."""
     from hashret.index.cosine import CosineIndex
     from hashret.index.hamming import HammingIndex
     from hashret.index.store import Store
 
+    if args.rerank:
+        metric = args.metric or ("cosine" if "cosine" in Store.open(args.index).metrics else "asymmetric")
+        if metric == "cosine":
+            CosineIndex.load(args.index)  # says at once when there are no features
+        return HammingIndex.load(args.index), metric
+    if args.metric == "cosine":
+        return CosineIndex.load(args.index), "cosine"
     if args.metric is None and args.code is None and "hamming" not in Store.open(args.index).metrics:
-        return CosineIndex.load(args.index)
-    return CosineIndex.load(args.index) if args.metric == "cosine" else HammingIndex.load(args.index)
+        return CosineIndex.load(args.index), "cosine"
+    return HammingIndex.load(args.index), args.metric or "hamming"
 
 
 def _radius(radius: float | None, metric: str) -> float | None:
@@ -185,8 +229,8 @@ def _code(text: str, index: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
         raise UsageError(f"--code is {text!r}: {error}") from error
 
 
-def _encode(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric: str) -> np.ndarray[Any, Any]:
-    """Codes or features of the photos, from the model that made the index."""
+def _encode(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric: str) -> _Queries:
+    """Codes, logits or features of the photos, as the search needs them, from the model that made the index."""
     model = index.model or {}
     where = args.model or model.get("path")
     if where is None:
@@ -194,28 +238,44 @@ def _encode(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric:
     if args.model is None and not Path(where).exists():
         raise UsageError(f"the model of the index, {where}, is gone; say where it lies now with --model")
 
+    from hashret.codes import binarize
     from hashret.model.hasher import Hasher
 
     hasher = Hasher.from_pretrained(where, device=args.device)
     index.check_model(hasher.fingerprint())
-    return hasher.encode(args.photos) if metric == "hamming" else hasher.features(args.photos)
+    if metric == "asymmetric":
+        logits = hasher.embed(args.photos)
+        codes = binarize(logits, hasher.thresholds)
+        return _Queries(codes, logits if hasher.thresholds is None else logits - hasher.thresholds)
+    return _Queries(
+        codes=hasher.encode(args.photos) if metric == "hamming" or args.rerank else None,
+        features=hasher.features(args.photos) if metric == "cosine" else None,
+    )
 
 
 def _search(
-    args: argparse.Namespace, index: Any, metric: str, queries: np.ndarray[Any, Any], radius: float | None
+    args: argparse.Namespace, index: Any, metric: str, queries: _Queries, radius: float | None
 ) -> list[tuple[Sequence[float], Sequence[int]]]:
     """For each query its distances and ids; with --not-itself one more than asked for, to make up for the one left out."""
-    threads = {"threads": args.threads} if metric == "hamming" else {}
-    if radius is None:
-        k = min(args.k + bool(args.not_itself), max(1, len(index)))
-        distances, ids = index.search(queries, k, **threads)
-        return [(d[i >= 0].tolist(), i[i >= 0].tolist()) for d, i in zip(distances, ids, strict=True)]
-    offsets, distances, ids = index.search_radius(queries, radius, **threads)
-    return [(distances[a:b].tolist(), ids[a:b].tolist()) for a, b in pairwise(offsets)]
+    threads = {} if metric == "cosine" else {"threads": args.threads}
+    given = {"hamming": queries.codes, "asymmetric": queries.logits, "cosine": queries.features}[metric]
+    if radius is not None:
+        offsets, distances, ids = index.search_radius(given, radius, **threads)
+        return [(distances[a:b].tolist(), ids[a:b].tolist()) for a, b in pairwise(offsets)]
+    k = min(args.k + args.not_itself, max(1, len(index)))
+    if args.rerank:
+        ranked_by = {"features" if metric == "cosine" else "logits": given}
+        among = args.rerank + args.not_itself
+        distances, ids, _ = index.search_two_stage(queries.codes, k, among, threads=args.threads, **ranked_by)
+    elif metric == "asymmetric":
+        distances, ids = index.search(given, k, metric=metric, **threads)
+    else:
+        distances, ids = index.search(given, k, **threads)
+    return [(d[i >= 0].tolist(), i[i >= 0].tolist()) for d, i in zip(distances, ids, strict=True)]
 
 
 def _records(distances: Sequence[float], ids: Sequence[int], index: Any, metric: str) -> list[dict[str, Any]]:
-    """Rank (from 1), distance in bits or cosine similarity, id, path, label, split and attributes of each result."""
+    """Rank (from 1), distance in bits or similarity, id, path, label, split and attributes of each result."""
     results = []
     for rank, (distance, number, record) in enumerate(zip(distances, ids, index.records(ids), strict=True), 1):
         attributes = dict(record or {"id": str(number)})
@@ -241,20 +301,19 @@ def _without(name: str, hits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _own_labels(
     names: Sequence[str],
-    queries: np.ndarray[Any, Any],
+    queries: _Queries,
     results: Sequence[Sequence[Mapping[str, Any]]],
     index: Any,
-    metric: str,
 ) -> list[str]:
     """The label of each query whose own file is in the index; "" for the others."""
     labels = []
     for row, (name, hits) in enumerate(zip(names, results, strict=True)):
         own = _place(name)
         candidates = list(hits)
-        if metric == "hamming" and own not in map(_place, (hit["path"] for hit in hits)):
+        if queries.codes is not None and own not in map(_place, (hit["path"] for hit in hits)):
             # So many pictures may share its code that it is not among the first k.
-            _, distances, ids = index.search_radius(queries[row : row + 1], 0)
-            candidates = list(_records(distances.tolist(), ids.tolist(), index, metric))
+            _, distances, ids = index.search_radius(queries.codes[row : row + 1], 0)
+            candidates = list(_records(distances.tolist(), ids.tolist(), index, "hamming"))
         labels.append(next((str(hit["label"]) for hit in candidates if _place(hit["path"]) == own), ""))
     return labels
 
@@ -267,7 +326,7 @@ def _write_sheet(
     metric: str,
 ) -> None:
     """A contact sheet: each query, then what was found, right or wrong outlined where labels are known."""
-    from hashret.sheets import SheetPicture, SheetRow, contact_sheet, result_caption
+    from hashret.sheets import SheetPicture, SheetRow, contact_sheet
 
     if max(map(len, results), default=0) > SHEET_COLUMNS:
         print(f"the contact sheet shows the first {SHEET_COLUMNS} results of each query", file=sys.stderr)
@@ -277,7 +336,7 @@ def _write_sheet(
             [
                 SheetPicture(
                     hit["path"],
-                    result_caption(hit["rank"], hit[_NEARNESS[metric]], hit["label"], metric),
+                    _caption(hit, metric),
                     (hit["label"] == label) if label and hit["label"] else None,
                     _box(hit["attributes"]),
                 )
@@ -290,6 +349,14 @@ def _write_sheet(
         contact_sheet(rows).save(file)
     except OSError as error:
         raise UsageError(f"the sheet cannot be written to {file} ({error.strerror or error})") from error
+
+
+def _caption(hit: Mapping[str, Any], metric: str) -> list[str]:
+    from hashret.sheets import result_caption
+
+    if metric != "asymmetric":
+        return result_caption(hit["rank"], hit[_NEARNESS[metric]], hit["label"], metric)
+    return [f"{hit['rank']} · asym {hit['similarity']:.3g}", *([hit["label"]] if hit["label"] else [])]
 
 
 def _box(attributes: Mapping[str, Any]) -> Box | None:

@@ -1,4 +1,4 @@
-"""An index of float vectors: exact nearest neighbours by cosine similarity, the baseline beside the codes.
+"""Indexes of float vectors: exact nearest neighbours by cosine similarity or inner product.
 
 Shape suffixes: N vectors, Q queries, K neighbours, D dimensions.
 """
@@ -6,52 +6,62 @@ Shape suffixes: N vectors, Q queries, K neighbours, D dimensions.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from hashret.errors import SearchError
-from hashret.index import features, storage
+from hashret.hamming.threads import available_threads
+from hashret.index import features, manifest, storage, tiled
 from hashret.index.base import VectorIndex
-from hashret.index.contents import Ids
-from hashret.index.features import Similarities
+from hashret.index.contents import Contents, Ids
+from hashret.index.features import Rows, Similarities
 from hashret.index.manifest import Manifest
+from hashret.index.tiled import Stretch
+
+Index = TypeVar("Index", bound="FeatureIndex")
 
 
-class CosineIndex(VectorIndex):
-    """Vectors of length 1 with ids and records; search is exact, descending by similarity, earlier rows first.
+class FeatureIndex(VectorIndex):
+    """What CosineIndex and InnerProductIndex share: vectors with ids and records, searched exactly.
 
-    A matrix product finds the candidates; their similarities are then summed in float64 in one fixed order, so equal
-    vectors tie exactly and the answer does not depend on blocks or threads. float16 halves the memory and moves
-    similarities by less than 0.001.
+    Similarities are descending, equal ones give the earlier row. Products in float32 find the candidates; their similarities
+    are then summed in float64 in one fixed order, so equal vectors tie exactly and the answer does not depend on batches,
+    tiles, threads or BLAS. Memory for a search is bounded, whatever the numbers of vectors, queries and neighbours.
 
-    >>> import numpy as np
-    >>> index = CosineIndex(dim=2)
-    >>> index.add(np.array([[1.0, 0.0], [0.0, 3.0]])).tolist()
-    [0, 1]
-    >>> similarities, ids = index.search(np.array([[0.0, 1.0]]), k=3)
-    >>> similarities.tolist(), ids.tolist()
-    ([[1.0, 0.0, nan]], [[1, 0, -1]])
+    Vectors are kept as float32; as float16, half of that; or as int8 and a scale for each, about a quarter. Search is exact
+    for the vectors as they are kept, and keeping them moves the similarity of a vector x and a query q by at most
+    |x| |q| / 2000 (float16) or max(|x|) sum(|q|) / 253 (int8, typically by less than a tenth of that).
     """
 
+    _METRIC: ClassVar[str]
+    _CAP: ClassVar[float] = math.inf
+    """No similarity is above it."""
+
     def __init__(self, dim: int, dtype: str = "float32", model: Mapping[str, Any] | None = None) -> None:
-        """An empty index. dim: numbers in a vector. dtype: how they are kept, float32 or float16."""
-        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
-            raise SearchError(f"dim is {dim!r}, expected a whole number from 1")
-        if dtype not in ("float16", "float32"):
-            raise SearchError(f"dtype is {dtype!r}, expected float16 or float32")
+        """An empty index. dim: numbers in a vector. dtype: how they are kept, float32, float16 or int8."""
+        dim = features.check_dim(dim)
+        if dtype not in features.DTYPES:
+            raise SearchError(f"dtype is {dtype!r}, expected {features.DTYPES_IN_WORDS}")
         kept = None if model is None else dict(model)
-        super().__init__(storage.new_manifest(code_size=None, dim=int(dim), feature_dtype=dtype, model=kept))
+        super().__init__(
+            storage.new_manifest(code_size=None, dim=dim, feature_dtype=dtype, model=kept, feature_metric=self._METRIC)
+        )
+        self._measured: dict[int, tuple[Rows, float]] = {}
 
     @classmethod
-    def load(cls, folder: str | Path) -> CosineIndex:
-        """The index of a folder, memory-mapped; IndexFormatError when it is damaged, SearchError without features."""
+    def load(cls: type[Index], folder: str | Path) -> Index:
+        """The index of a folder, memory-mapped; IndexFormatError when it is damaged, SearchError without such features."""
         described, contents = storage.load(Path(folder))
         if described.dim is None or described.feature_dtype is None:
             raise SearchError(f"{folder} holds no features, only codes; build it with --metric cosine or both")
+        if described.feature_metric != cls._METRIC:
+            right = {"cosine": "CosineIndex", "inner_product": "InnerProductIndex"}[described.feature_metric]
+            raise SearchError(f"{folder} holds features for {described.feature_metric}; load it with {right}")
         index = cls(described.dim, described.feature_dtype)
         index._adopt(Path(folder), described, contents)
         return index
@@ -62,82 +72,143 @@ class CosineIndex(VectorIndex):
         assert self._manifest.dim is not None
         return self._manifest.dim
 
+    @property
+    def dtype(self) -> str:
+        """How vectors are kept: float32, float16 or int8."""
+        return str(self._manifest.feature_dtype)
+
     def add(
         self,
         features_ND: npt.ArrayLike,
         ids: npt.ArrayLike | None = None,
         records: Sequence[Mapping[str, Any]] | None = None,
     ) -> Ids:
-        """Ids (N,) int64 of the vectors taken in, which are scaled to length 1; as `HammingIndex.add`.
+        """Ids (N,) int64 of the vectors taken in; as `HammingIndex.add`. SearchError, and nothing added, for NaN or infinity."""
+        rows = features.rows_of(features_ND, self.dim, self.dtype, self._METRIC)
+        return self._add(len(rows), {"features": rows}, ids, records)
 
-        SearchError, and nothing added, for a vector of zeros, NaN or infinity.
-        """
-        vectors = features.unit_vectors(features_ND, self.dim, str(self._manifest.feature_dtype))
-        return self._add(len(vectors), {"features": vectors}, ids, records)
+    def save(self, folder: str | Path) -> None:
+        """As `VectorIndex.save`: store the index in a new or empty folder, or its changes in its own folder."""
+        target = Path(folder)
+        if self._METRIC == "cosine" or (target / manifest.NAME).is_file():
+            super().save(target)
+            return
+        with self._lock:
+            described = storage.new_manifest(
+                code_size=None,
+                dim=self.dim,
+                feature_dtype=self.dtype,
+                model=self._manifest.model,
+                feature_metric=self._METRIC,
+            )
+            self._adopt(target, *storage.create(target, described, self._contents, self._next_id))
 
-    def search(self, features_QD: npt.ArrayLike, k: int) -> tuple[Similarities, Ids]:
+    def search(self, features_QD: npt.ArrayLike, k: int, threads: int | None = None) -> tuple[Similarities, Ids]:
         """Similarities (Q, k) float32 descending, padded with NaN, and ids (Q, k) int64, padded with -1.
 
-        Equal similarities give the earlier row.
+        Equal similarities give the earlier row. threads: for fewer than 20 queries, None takes all cores; larger batches
+        are multiplied by BLAS, on the threads that OMP_NUM_THREADS or its like allow.
         """
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise SearchError(f"k is {k!r}, expected a whole number from 1")
+        n_threads = _checked_threads(threads)
         contents = self._contents
-        queries = features.unit_vectors(features_QD, self.dim)
-        similarities = np.full((len(queries), k), np.nan, np.float32)
-        ids = np.full((len(queries), k), -1, np.int64)
-        for segment in contents.segments:
-            assert segment.features is not None
-            for block in features.query_blocks(len(queries), len(segment)):
-                near = features.approximate(segment.features, queries[block], segment.alive)
-                within = min(k, len(segment))
-                # Whatever rounding did, the k nearest are no farther below the approximate k-th than the tolerance.
-                kth = np.partition(near, len(segment) - within, axis=1)[:, len(segment) - within]
-                for row, query in enumerate(range(block.start, block.stop)):
-                    candidates = np.flatnonzero(
-                        (near[row] >= kth[row] - features.tolerance(self.dim)) & (near[row] > -np.inf)
-                    )
-                    values = features.exact(segment.features, candidates, queries[query])
-                    # Earlier segments come first, and a stable sort keeps equal similarities in the order of rows.
-                    known = ids[query] >= 0
-                    values = np.concatenate([similarities[query, known], values])
-                    merged = np.concatenate([ids[query, known], segment.ids[candidates]])
-                    order = np.argsort(-values, kind="stable")[:k]
-                    similarities[query, : len(order)], ids[query, : len(order)] = values[order], merged[order]
-        return similarities, ids
+        queries = features.queries_of(features_QD, self.dim, self._METRIC)
+        similarities, rows = tiled.search(self._stretches(contents), queries, int(k), self._CAP, n_threads)
+        return similarities, _ids(contents, rows)
 
     def search_radius(
-        self, features_QD: npt.ArrayLike, radius: float
+        self, features_QD: npt.ArrayLike, radius: float, threads: int | None = None
     ) -> tuple[npt.NDArray[np.int64], Similarities, Ids]:
         """Offsets (Q + 1) int64, similarities float32 and ids int64 of all vectors at least as similar as `radius`.
 
-        radius: the least similarity, from -1 to 1. Each query's are descending, equal ones give the earlier row.
+        Those of query i are from offsets[i] to offsets[i + 1], descending, equal ones give the earlier row. radius: the
+        least similarity, for cosine from -1 to 1. threads: as in `search`.
         """
-        if not -1 <= radius <= 1:
-            raise SearchError(f"radius is {radius!r}, expected the least similarity wanted, from -1 to 1")
+        self._check_radius(radius)
+        n_threads = _checked_threads(threads)
         contents = self._contents
-        queries = features.unit_vectors(features_QD, self.dim)
-        found: list[tuple[list[Similarities], list[Ids]]] = [([], []) for _ in range(len(queries))]
+        queries = features.queries_of(features_QD, self.dim, self._METRIC)
+        offsets, similarities, rows = tiled.search_radius(
+            self._stretches(contents), queries, radius, self._CAP, n_threads
+        )
+        return offsets, similarities, _ids(contents, rows)
+
+    def _check_radius(self, radius: float) -> None:
+        if not abs(radius) <= 2.0**127:
+            raise SearchError(f"radius is {radius!r}, expected the least similarity wanted, from -2**127 to 2**127")
+
+    def _stretches(self, contents: Contents) -> list[Stretch]:
+        """The rows of all segments, numbered through, with bounds on their lengths, which are measured once."""
+        measured: dict[int, tuple[Rows, float]] = {}
+        stretches = []
+        first = 0
         for segment in contents.segments:
-            assert segment.features is not None
-            for block in features.query_blocks(len(queries), len(segment)):
-                near = features.approximate(segment.features, queries[block], segment.alive)
-                for row, query in enumerate(range(block.start, block.stop)):
-                    candidates = np.flatnonzero(near[row] >= radius - features.tolerance(self.dim))
-                    values = features.exact(segment.features, candidates, queries[query])
-                    inside = values >= np.float32(radius)
-                    found[query][0].append(values[inside])
-                    found[query][1].append(segment.ids[candidates[inside]])
-        offsets = np.zeros(len(queries) + 1, np.int64)
-        all_similarities: list[Similarities] = [np.empty(0, np.float32)]
-        all_ids: list[Ids] = [np.empty(0, np.int64)]
-        for query, (values_of, ids_of) in enumerate(found):
-            values = np.concatenate([all_similarities[0], *values_of])
-            order = np.argsort(-values, kind="stable")
-            all_similarities.append(values[order])
-            all_ids.append(np.concatenate([all_ids[0], *ids_of])[order])
-            offsets[query + 1] = offsets[query] + len(order)
-        return offsets, np.concatenate(all_similarities), np.concatenate(all_ids)
+            rows = segment.features
+            assert rows is not None
+            # Arrays are told apart by identity, which is theirs for as long as they are held here.
+            known = self._measured.get(id(rows))
+            measured[id(rows)] = known or (rows, features.longest(rows, self.dtype, self.dim, self._METRIC))
+            stretches.append(Stretch(rows, first, segment.alive, measured[id(rows)][1]))
+            first += len(segment)
+        self._measured = measured
+        return stretches
 
     def _own_part(self, described: Manifest) -> Manifest:
         return dataclasses.replace(described, code_size=None)
+
+
+class CosineIndex(FeatureIndex):
+    """Vectors of length 1 with ids and records; search is exact, by cosine similarity (see FeatureIndex).
+
+    Vectors are scaled to length 1 as they come in; a vector of zeros has no direction and is a SearchError.
+
+    >>> import numpy as np
+    >>> index = CosineIndex(dim=2)
+    >>> index.add(np.array([[1.0, 0.0], [0.0, 3.0]])).tolist()
+    [0, 1]
+    >>> similarities, ids = index.search(np.array([[0.0, 1.0]]), k=3)
+    >>> similarities.tolist(), ids.tolist()
+    ([[1.0, 0.0, nan]], [[1, 0, -1]])
+    """
+
+    _METRIC = "cosine"
+    _CAP = features.COSINE_CAP
+
+    def _check_radius(self, radius: float) -> None:
+        if not -1 <= radius <= 1:
+            raise SearchError(f"radius is {radius!r}, expected the least similarity wanted, from -1 to 1")
+
+
+class InnerProductIndex(FeatureIndex):
+    """Vectors as they are, with ids and records; search is exact, by inner product (see FeatureIndex).
+
+    Longer vectors are nearer. Vectors and queries may be zeros, and no longer than 2**63.
+
+    >>> import numpy as np
+    >>> index = InnerProductIndex(dim=2)
+    >>> index.add(np.array([[1.0, 0.0], [0.0, 3.0]])).tolist()
+    [0, 1]
+    >>> similarities, ids = index.search(np.array([[2.0, 1.0]]), k=3)
+    >>> similarities.tolist(), ids.tolist()
+    ([[3.0, 2.0, nan]], [[1, 0, -1]])
+    """
+
+    _METRIC = "inner_product"
+
+
+def _checked_threads(threads: int | None) -> int:
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise SearchError(f"threads is {threads!r}, expected a whole number from 1, or None for all cores")
+    return threads or available_threads()
+
+
+def _ids(contents: Contents, rows: Ids) -> Ids:
+    """Ids of rows numbered through all segments; -1 stays."""
+    ids = np.full(rows.shape, -1, np.int64)
+    first = 0
+    for segment in contents.segments:
+        here = (rows >= first) & (rows < first + len(segment))
+        ids[here] = segment.ids[rows[here] - first]
+        first += len(segment)
+    return ids

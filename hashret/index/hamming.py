@@ -1,6 +1,6 @@
-"""An index of packed binary codes: exact nearest neighbours by Hamming distance.
+"""An index of packed binary codes: exact nearest neighbours by Hamming distance, by a query's logits, or by both in turn.
 
-Shape suffixes: N codes, Q queries, K neighbours, B bytes of a code.
+Shape suffixes: N codes, Q queries, K neighbours, B bytes of a code, R codes that are ranked anew, D numbers of a feature.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,21 @@ import numpy.typing as npt
 from hashret import hamming
 from hashret.codes import bytes_per_code, check_codes
 from hashret.errors import SearchError
+from hashret.hamming import asymmetric
 from hashret.index import storage
 from hashret.index.base import VectorIndex
-from hashret.index.contents import Ids
+from hashret.index.contents import Contents, Ids
+from hashret.index.features import COSINE_CAP, Similarities, numbers_of, queries_of
+from hashret.index.features import similarities as similarities_of
 from hashret.index.manifest import Manifest
+
+
+class TwoStage(NamedTuple):
+    """The answer of a two-stage search; `score` names what its similarities are: asymmetric, cosine or inner_product."""
+
+    similarities: Similarities
+    ids: Ids
+    score: str
 
 
 class HammingIndex(VectorIndex):
@@ -70,20 +81,63 @@ class HammingIndex(VectorIndex):
         codes = check_codes(codes_NB, self.code_size).copy()
         return self._add(len(codes), {"codes": codes}, ids, records)
 
-    def search(self, codes_QB: npt.ArrayLike, k: int, threads: int | None = None) -> tuple[npt.NDArray[np.int32], Ids]:
-        """Distances (Q, k) int32 and ids (Q, k) int64, ascending by (distance, row), padded with -1."""
+    @overload
+    def search(
+        self, queries: npt.ArrayLike, k: int, threads: int | None = None, metric: Literal["hamming"] = "hamming"
+    ) -> tuple[npt.NDArray[np.int32], Ids]: ...
+
+    @overload
+    def search(
+        self, queries: npt.ArrayLike, k: int, threads: int | None = None, *, metric: Literal["asymmetric"]
+    ) -> tuple[Similarities, Ids]: ...
+
+    def search(
+        self, queries: npt.ArrayLike, k: int, threads: int | None = None, metric: str = "hamming"
+    ) -> tuple[npt.NDArray[Any], Ids]:
+        """Distances (Q, k) int32 and ids (Q, k) int64, ascending by (distance, row), padded with -1.
+
+        queries: packed codes (Q, B). With metric "asymmetric" they are logits (Q, code_size), the model's thresholds already
+        subtracted, and the answer is similarities (Q, k) float32, descending, equal ones by row, padded with NaN: how they
+        are summed is defined in hamming/asymmetric.py.
+        """
         contents = self._contents
-        queries = check_codes(codes_QB, self.code_size)
-        empty = np.zeros((0, queries.shape[1]), np.uint8)
-        parts = [hamming.search(empty, queries, k, self.code_size)]
-        for segment in contents.segments:
-            assert segment.codes is not None
-            within = max(1, min(k, len(segment)))
-            distances, rows = hamming.search(
-                segment.codes, queries, within, self.code_size, segment.alive, threads=threads
-            )
-            parts.append((distances, np.where(rows >= 0, segment.ids[rows], -1)))
-        return hamming.merge(parts, k)
+        near, places = self._nearest(contents, queries, k, threads, metric)
+        return near, _ids_at(contents, places)
+
+    def search_two_stage(
+        self,
+        codes_QB: npt.ArrayLike,
+        k: int,
+        rerank: int,
+        *,
+        logits: npt.ArrayLike | None = None,
+        features: npt.ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> TwoStage:
+        """Similarities (Q, k) float32 and ids (Q, k) int64 of the best of the `rerank` nearest codes, and the score's name.
+
+        The first stage takes the `rerank` nearest by (Hamming distance, row). The second ranks them by the queries' logits
+        (Q, code_size), as `search` takes them, or by their features (Q, D), where the index holds features beside its
+        codes: with the same similarities as an asymmetric search, or as the index of these features (CosineIndex, mostly),
+        descending, equal ones by row, padded with NaN and -1. Both stages are exact; what the first leaves out is not found.
+        SearchError unless either logits or features are given, and rerank is at least k.
+        """
+        if (logits is None) == (features is None):
+            raise SearchError("a two-stage search ranks either by logits or by features; give one of them")
+        for name, number, least in (("k", k, 1), ("rerank", rerank, k)):
+            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
+                raise SearchError(f"{name} is {number!r}, expected a whole number from {least}")
+        contents = self._contents
+        within = min(int(rerank), max(1, len(contents)))
+        places = self._nearest(contents, codes_QB, within, threads, "hamming")[1]
+        # In the order of rows, which a stable sort keeps where similarities are equal.
+        places.sort(axis=1)
+        if logits is not None:
+            similarities = self._by_logits(contents, places, logits)
+        else:
+            similarities = self._by_features(contents, places, features)
+        found = asymmetric.merge([(similarities, _ids_at(contents, places))], k)
+        return TwoStage(*found, self._manifest.feature_metric if logits is None else "asymmetric")
 
     def search_radius(
         self, codes_QB: npt.ArrayLike, radius: int, threads: int | None = None
@@ -114,5 +168,81 @@ class HammingIndex(VectorIndex):
         offsets = np.concatenate([[0], np.cumsum(np.bincount(query, minlength=len(queries)))]).astype(np.int64)
         return offsets, distances, ids
 
+    def _nearest(
+        self, contents: Contents, queries: npt.ArrayLike, k: int, threads: int | None, metric: str
+    ) -> tuple[npt.NDArray[Any], Ids]:
+        """What `search` gives, with places instead of ids: rows counted through all segments."""
+        if metric not in ("hamming", "asymmetric"):
+            raise SearchError(f"metric is {metric!r}, expected hamming or asymmetric")
+        by_distance = metric == "hamming"
+        given: npt.NDArray[Any] = (check_codes if by_distance else asymmetric.check_logits)(queries, self.code_size)
+        kind: Any = hamming if by_distance else asymmetric
+        # A search for nothing says what is wrong with k.
+        near, rows = kind.search(np.zeros((0, bytes_per_code(self.code_size)), np.uint8), given[:0], k)
+        shape = len(given), int(k)
+        parts = [(np.full(shape, -1 if by_distance else np.nan, near.dtype), np.full(shape, -1, rows.dtype))]
+        start = 0
+        for segment in contents.segments:
+            within = max(1, min(k, len(segment)))
+            near, rows = kind.search(segment.codes, given, within, alive=segment.alive, threads=threads)
+            parts.append((near, np.where(rows >= 0, rows + start, -1)))
+            start += len(segment)
+        found: tuple[npt.NDArray[Any], Ids] = kind.merge(parts, k)
+        return found
+
+    def _by_logits(self, contents: Contents, places_QR: Ids, logits: npt.ArrayLike) -> Similarities:
+        """Similarities (Q, R) of the logits to the codes at these places, NaN where there is none."""
+        given = _as_many(asymmetric.check_logits(logits, self.code_size), places_QR, "logits")
+        blank = np.zeros(bytes_per_code(self.code_size), np.uint8)
+        codes = _rows_at([segment.codes for segment in contents.segments], places_QR, blank)
+        return np.where(places_QR < 0, np.float32(np.nan), asymmetric.rescore(given, codes))
+
+    def _by_features(self, contents: Contents, places_QR: Ids, features: npt.ArrayLike | None) -> Similarities:
+        """Similarities (Q, R) of the features to those at these places, NaN where there is none."""
+        given = np.asarray(features)
+        dim = given.shape[-1] if given.ndim else 0
+        for segment in contents.segments:
+            if segment.features is None:
+                raise SearchError(
+                    "the index holds no features, only codes; build it with --metric both, or rank by logits"
+                )
+            dim = numbers_of(segment.features).shape[1]
+        metric = self._manifest.feature_metric
+        queries = _as_many(queries_of(given, dim, metric), places_QR, "features").astype(np.float64)
+        found = np.full(places_QR.shape, np.nan, np.float32)
+        start = 0
+        for segment in contents.segments:
+            assert segment.features is not None
+            here = (places_QR >= start) & (places_QR < start + len(segment))
+            found[here] = similarities_of(segment.features, places_QR[here] - start, queries, np.nonzero(here)[0])
+            start += len(segment)
+        return np.minimum(found, np.float32(COSINE_CAP)) if metric == "cosine" else found
+
     def _own_part(self, described: Manifest) -> Manifest:
         return dataclasses.replace(described, dim=None, feature_dtype=None)
+
+
+def _as_many(queries: npt.NDArray[Any], places_QR: Ids, name: str) -> npt.NDArray[Any]:
+    """The queries, when they are as many as the codes of the first stage."""
+    if len(queries) != len(places_QR):
+        raise SearchError(
+            f"there are {len(places_QR)} codes and {name} of {len(queries)} queries, expected as many of each"
+        )
+    return queries
+
+
+def _ids_at(contents: Contents, places: Ids) -> Ids:
+    """The ids at these places, -1 where there is none."""
+    return _rows_at([segment.ids for segment in contents.segments], places, np.array(-1))
+
+
+def _rows_at(arrays: Sequence[npt.NDArray[Any] | None], places: Ids, blank: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Rows of arrays that follow one another; `blank` where the place is -1."""
+    found = np.full((*places.shape, *blank.shape), blank)
+    start = 0
+    for array in arrays:
+        assert array is not None
+        here = (places >= start) & (places < start + len(array))
+        found[here] = array[places[here] - start]
+        start += len(array)
+    return found

@@ -16,9 +16,11 @@ from hashret import __version__
 from hashret.codes import BIT_ORDER, MAX_CODE_SIZE
 from hashret.errors import IndexFormatError
 from hashret.index.durable import replace_file
+from hashret.index.features import DTYPES, METRICS
 
 FORMAT = "hashret-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest; an index that version 1 can describe is written as version 1, so older readers keep reading it."""
 NAME = "manifest.json"
 
 CODES, FEATURES, IDS, METADATA = "codes.npy", "features.npy", "ids.npy", "metadata.sqlite"
@@ -63,18 +65,25 @@ class Manifest:
     feature_dtype: str | None
     model: dict[str, Any] | None
     segments: tuple[SegmentEntry, ...]
+    feature_metric: str = "cosine"
+    """What features are for: cosine, of length 1; or inner_product, as they were given."""
 
     @property
     def metrics(self) -> list[str]:
-        """Metrics that can be searched: hamming, cosine or both."""
-        return ["hamming"] * (self.code_size is not None) + ["cosine"] * (self.dim is not None)
+        """Metrics that can be searched: hamming, the metric of features, or both."""
+        return ["hamming"] * (self.code_size is not None) + [self.feature_metric] * (self.dim is not None)
+
+    @property
+    def format_version(self) -> int:
+        """The oldest format version that can describe this index."""
+        return 2 if self.dim is not None and (self.feature_dtype == "int8" or self.feature_metric != "cosine") else 1
 
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Commit: readers that open the folder from now on see this manifest, whole."""
     content = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": manifest.format_version,
         "written_by": f"hashret {__version__}",
         "bit_order": BIT_ORDER,
         "metrics": manifest.metrics,
@@ -149,12 +158,15 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
     code_size = number(content, "code_size", 1, MAX_CODE_SIZE) if content.get("code_size") is not None else None
     dim = number(content, "dim", 1) if content.get("dim") is not None else None
     dtype = content.get("feature_dtype")
-    if dtype not in ((None,) if dim is None else ("float16", "float32")) or (code_size is None and dim is None):
+    if dtype not in ((None,) if dim is None else DTYPES) or (code_size is None and dim is None):
         raise _damaged(path, f"feature_dtype is {dtype!r}")
+    feature_metric = content.get("feature_metric", "cosine")
+    if feature_metric not in METRICS:
+        raise _damaged(path, f"feature_metric is {feature_metric!r}")
     model = content.get("model")
     if not (model is None or isinstance(model, dict)) or not isinstance(content.get("segments"), list):
         raise _damaged(path, "model or segments have the wrong type")
-    return Manifest(
+    parsed = Manifest(
         uid=text(content, "uid"),
         generation=number(content, "generation", 1),
         next_id=number(content, "next_id"),
@@ -163,7 +175,11 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
         feature_dtype=dtype,
         model=model,
         segments=tuple(segment(entry) for entry in content["segments"]),
+        feature_metric=feature_metric,
     )
+    if parsed.format_version > content["format_version"]:
+        raise _damaged(path, f"its features need format version {parsed.format_version}")
+    return parsed
 
 
 def _checksum(content: dict[str, Any]) -> str:

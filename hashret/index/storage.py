@@ -19,6 +19,7 @@ from hashret.codes import bytes_per_code
 from hashret.errors import IndexFormatError, SearchError
 from hashret.index import durable, manifest, records
 from hashret.index.contents import Contents, Segment
+from hashret.index.features import row_type
 from hashret.index.manifest import CODES, FEATURES, IDS, METADATA, FileEntry, Manifest, SegmentEntry
 
 SEGMENTS = "segments"
@@ -74,10 +75,15 @@ def create(folder: Path, described: Manifest, contents: Contents, next_id: int) 
 
 
 def new_manifest(
-    *, code_size: int | None, dim: int | None, feature_dtype: str | None, model: dict[str, Any] | None
+    *,
+    code_size: int | None,
+    dim: int | None,
+    feature_dtype: str | None,
+    model: dict[str, Any] | None,
+    feature_metric: str = "cosine",
 ) -> Manifest:
     """The description of an index that holds nothing yet."""
-    return Manifest(secrets.token_hex(16), 0, 0, code_size, dim, feature_dtype, model, ())
+    return Manifest(secrets.token_hex(16), 0, 0, code_size, dim, feature_dtype, model, (), feature_metric)
 
 
 def verify(folder: Path) -> int:
@@ -149,19 +155,17 @@ def _map_segment(folder: Path, described: Manifest, entry: SegmentEntry) -> Segm
     """A segment whose arrays are mapped, once all that is cheap to check was checked."""
     place = folder / SEGMENTS / entry.name
 
-    def mapped(name: str, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        return _map_array(place / name, entry.files[name], np.dtype(dtype), shape)
+    def mapped(name: str, row: npt.DTypeLike, n_rows: int = entry.rows) -> npt.NDArray[Any]:
+        return _map_array(place / name, entry.files[name], np.dtype(row), n_rows)
 
     codes = features = alive = stored_records = None
-    ids = mapped(IDS, "<i8", (entry.rows,))
+    ids = mapped(IDS, "<i8")
     if described.code_size is not None:
-        codes = mapped(CODES, "u1", (entry.rows, bytes_per_code(described.code_size)))
+        codes = mapped(CODES, ("u1", (bytes_per_code(described.code_size),)))
     if described.dim is not None:
-        features = mapped(
-            FEATURES, np.dtype(described.feature_dtype).newbyteorder("<").str, (entry.rows, described.dim)
-        )
+        features = mapped(FEATURES, row_type(str(described.feature_dtype), described.dim))
     if entry.deleted is not None:
-        rows = mapped(entry.deleted, "<i8", (entry.n_deleted,))
+        rows = mapped(entry.deleted, "<i8", entry.n_deleted)
         if (rows < 0).any() or (rows >= entry.rows).any() or len(np.unique(rows)) != len(rows):
             raise _damaged(place / entry.deleted, "it names rows that do not exist")
         alive = np.ones(entry.rows, np.bool_)
@@ -172,8 +176,9 @@ def _map_segment(folder: Path, described: Manifest, entry: SegmentEntry) -> Segm
     return Segment(ids, codes, features, alive, stored_records, entry)
 
 
-def _map_array(path: Path, file: FileEntry, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """An array of a file, mapped read-only; IndexFormatError unless it is exactly what is expected."""
+def _map_array(path: Path, file: FileEntry, row: np.dtype[Any], n_rows: int) -> npt.NDArray[Any]:
+    """An array of so many rows in a file, mapped read-only; IndexFormatError unless it is exactly what is expected."""
+    dtype, shape = row.base, (n_rows, *row.shape)
     _check_size(path, file)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

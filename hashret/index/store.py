@@ -14,7 +14,7 @@ from hashret.errors import SearchError
 from hashret.index import durable, storage
 from hashret.index.base import new_segment, require_model
 from hashret.index.contents import Contents, Ids, checked_ids
-from hashret.index.features import unit_vectors
+from hashret.index.features import DTYPES, DTYPES_IN_WORDS, METRICS, check_dim, rows_of
 from hashret.index.records import Record
 
 
@@ -42,26 +42,29 @@ class Store:
         code_size: int | None = None,
         dim: int | None = None,
         feature_dtype: str = "float32",
+        feature_metric: str = "cosine",
         model: Mapping[str, Any] | None = None,
     ) -> Store:
         """A new store in a folder that is absent or empty, for codes, features or both.
 
         code_size: bits of a code, or None without codes. dim: numbers in a feature, or None without features.
-        feature_dtype: float32 or float16. model: {"fingerprint", "name"} of what makes them.
+        feature_dtype: float32, float16 or int8. feature_metric: cosine (features are scaled to length 1) or inner_product
+        (kept as they are). model: {"fingerprint", "name"} of what makes them.
         """
         if code_size is None and dim is None:
             raise SearchError("the index would hold neither codes nor features, expected code_size, dim or both")
         if code_size is not None:
             bytes_per_code(code_size)
-        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1):
-            raise SearchError(f"dim is {dim!r}, expected a whole number from 1")
-        if feature_dtype not in ("float16", "float32"):
-            raise SearchError(f"feature_dtype is {feature_dtype!r}, expected float16 or float32")
+        if feature_dtype not in DTYPES:
+            raise SearchError(f"feature_dtype is {feature_dtype!r}, expected {DTYPES_IN_WORDS}")
+        if feature_metric not in METRICS:
+            raise SearchError(f"feature_metric is {feature_metric!r}, expected cosine or inner_product")
         described = storage.new_manifest(
             code_size=None if code_size is None else int(code_size),
-            dim=None if dim is None else int(dim),
+            dim=None if dim is None else check_dim(dim),
             feature_dtype=None if dim is None else feature_dtype,
             model=None if model is None else dict(model),
+            feature_metric="cosine" if dim is None else feature_metric,
         )
         storage.create(Path(folder), described, Contents(), 0)
         return cls(folder)
@@ -81,8 +84,13 @@ class Store:
 
     @property
     def metrics(self) -> list[str]:
-        """What can be searched: hamming, cosine or both."""
+        """What can be searched: hamming, the metric of features (cosine or inner_product), or both."""
         return self._manifest.metrics
+
+    @property
+    def feature_dtype(self) -> str | None:
+        """How features are kept: float32, float16 or int8; None without features."""
+        return self._manifest.feature_dtype
 
     @property
     def generation(self) -> int:
@@ -112,8 +120,8 @@ class Store:
     ) -> Ids:
         """Ids (N,) int64 of the rows that were added as one segment, in one commit.
 
-        codes (N, B) packed uint8 exactly when the store holds codes; features (N, dim) floats, scaled to length 1,
-        exactly when it holds features. ids continue after the largest ever given unless they are given. An id or
+        codes (N, B) packed uint8 exactly when the store holds codes; features (N, dim) floats exactly when it holds
+        features. ids continue after the largest ever given unless they are given. An id or
         string id that is here already is a SearchError, and nothing is added.
         """
         vectors: dict[str, Any] = {}
@@ -126,7 +134,8 @@ class Store:
             vectors["codes"] = check_codes(codes, self.code_size)
             lengths.add(len(vectors["codes"]))
         if features is not None and self.dim is not None:
-            vectors["features"] = unit_vectors(features, self.dim, str(self._manifest.feature_dtype))
+            described = self._manifest
+            vectors["features"] = rows_of(features, self.dim, str(described.feature_dtype), described.feature_metric)
             lengths.add(len(vectors["features"]))
         if len(lengths) != 1:
             raise SearchError(f"there are {' and '.join(map(str, sorted(lengths)))} rows, expected as many of each")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hashret.data.table import PictureTable as PictureTable
     from hashret.errors import HashretError as HashretError
     from hashret.index.cosine import CosineIndex as CosineIndex
+    from hashret.index.cosine import InnerProductIndex as InnerProductIndex
     from hashret.index.hamming import HammingIndex as HammingIndex
     from hashret.model.hasher import Hasher as Hasher
 
@@ -22,6 +23,7 @@ _PUBLIC = {
     "HammingIndex": "hashret.index.hamming",
     "Hasher": "hashret.model.hasher",
     "HashretError": "hashret.errors",
+    "InnerProductIndex": "hashret.index.cosine",
     "PictureTable": "hashret.data.table",
 }
 

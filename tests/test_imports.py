@@ -118,6 +118,7 @@ def test_public_names() -> None:
         "HammingIndex",
         "Hasher",
         "HashretError",
+        "InnerProductIndex",
         "PictureTable",
         "__version__",
     }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ SHEET_COLUMNS = 40
 """Results of a query that a contact sheet shows at most."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Queries:
     """What the index is asked with, a row a query; None what the search does not need."""
 
@@ -81,6 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="RUN", help="the model, if it no longer lies where it did when the index was made"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="say how the codes were searched, what it should have cost and what it did",
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="for the search among codes (default: all cores)")
     parser.add_argument(
         "--sheet",
@@ -96,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     """Search and print."""
     _check(args)
     index, metric = _open(args)
+    if args.explain and (metric != "hamming" or args.radius is not None):
+        raise UsageError("--explain is about the nearest codes by bits; leave out --radius, --rerank and other metrics")
     radius = _radius(args.radius, metric)
     if args.code is None:
         queries, names = _encode(args, index, metric), list(args.photos)
@@ -104,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     found = _search(args, index, metric, queries, radius)
     search_ms = (time.perf_counter() - started) * 1000
+    explanations = _explain(args, index, queries.codes) if args.explain else []
     results = [_records(distances, ids, index, metric) for distances, ids in found]
     labels = _own_labels(names, queries, results, index) if args.sheet else []
     if args.not_itself:
@@ -123,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
                 "pictures": len(index),
                 "search_ms": round(search_ms, 3),
                 "sheet": args.sheet,
+                **({"explain": [dataclasses.asdict(each) for each in explanations]} if args.explain else {}),
                 "queries": [{"query": name, "results": hits} for name, hits in zip(names, results, strict=True)],
             }
         )
@@ -145,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
         ]
         if rows:
             print(text_table(["rank", unit, "label", "id", "path"], rows))
+    for explanation in explanations:
+        print("\n" + "\n".join(explanation.lines()))
     if args.sheet:
         print(f"\ncontact sheet: {args.sheet}")
     return 0
@@ -272,6 +283,17 @@ def _search(
     else:
         distances, ids = index.search(given, k, **threads)
     return [(d[i >= 0].tolist(), i[i >= 0].tolist()) for d, i in zip(distances, ids, strict=True)]
+
+
+def _explain(args: argparse.Namespace, index: Any, codes: Any) -> list[Any]:
+    """How the search was answered, by costs of this machine: measured now if they never were."""
+    from hashret.hamming import planner
+
+    if not planner.are_measured():
+        print("measuring what searches cost on this machine, once ...", file=sys.stderr)
+        planner.measure()
+    explanations: list[Any] = index.explain(codes, args.k, args.threads)
+    return explanations
 
 
 def _records(distances: Sequence[float], ids: Sequence[int], index: Any, metric: str) -> list[dict[str, Any]]:

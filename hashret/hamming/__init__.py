@@ -6,11 +6,15 @@ rows.py        the row kernel: few queries       tables.py    the table kernel: 
 sliced.py      a block as planes of bits         vectors.py   512-bit vectors in LLVM IR
 nearest.py     the k nearest so far              merge.py     parts of a gallery into one answer
 words.py       codes as 64-bit words             threads.py   our own pool
-planner.py     which kernel, on how many threads  sample.py    a first limit for large k
-compiled.py    numba, with a cache that knows when a source changed      cache.py     the user's cache folder
+planner.py     which kernel, how many threads    sample.py    a first limit for large k
+multi_index.py buckets for near neighbours       self_join.py all near pairs, components.py their groups
+asymmetric.py  logits against codes              lookup_scan.py, lookups.py   its kernel
+substrings.py  near pairs through equal parts    cache.py     the user's cache folder
+compiled.py    numba, with a cache that knows when a source changed
 """
 
 from hashret.hamming.exact import distances, explained, search, search_radius, search_ties
 from hashret.hamming.merge import merge
+from hashret.hamming.planner import Explanation
 
-__all__ = ["distances", "explained", "merge", "search", "search_radius", "search_ties"]
+__all__ = ["Explanation", "distances", "explained", "merge", "search", "search_radius", "search_ties"]

@@ -3,11 +3,13 @@
 hamming.py, cosine.py  the two indexes, on base.py     store.py     a folder with codes and features side by side
 contents.py            immutable segments, ids         storage.py   contents to a folder and back
 manifest.py            the one file that commits       records.py   ids, paths, labels, attributes (SQLite)
-features.py            unit vectors, exact cosine      durable.py   atomic files, the writer lock
+features.py            rows of features, exact sums    durable.py   atomic files, the writer lock
+tiled.py               float search tile by tile       candidates.py, dots.py   what a tile leaves over, its products
+near_duplicates.py     pairs and groups of ids
 """
 
-from hashret.index.cosine import CosineIndex
+from hashret.index.cosine import CosineIndex, InnerProductIndex
 from hashret.index.hamming import HammingIndex
 from hashret.index.store import Store
 
-__all__ = ["CosineIndex", "HammingIndex", "Store"]
+__all__ = ["CosineIndex", "HammingIndex", "InnerProductIndex", "Store"]

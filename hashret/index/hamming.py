@@ -6,9 +6,9 @@ Shape suffixes: N codes, Q queries, K neighbours, B bytes of a code, R codes tha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,15 @@ from hashret import hamming
 from hashret.codes import bytes_per_code, check_codes
 from hashret.errors import SearchError
 from hashret.hamming import asymmetric
-from hashret.index import storage
+from hashret.index import near_duplicates, storage
 from hashret.index.base import VectorIndex
 from hashret.index.contents import Contents, Ids
 from hashret.index.features import COSINE_CAP, Similarities, numbers_of, queries_of
 from hashret.index.features import similarities as similarities_of
 from hashret.index.manifest import Manifest
+
+if TYPE_CHECKING:
+    from hashret.hamming.self_join import Pairs
 
 
 class TwoStage(NamedTuple):
@@ -103,6 +106,22 @@ class HammingIndex(VectorIndex):
         contents = self._contents
         near, places = self._nearest(contents, queries, k, threads, metric)
         return near, _ids_at(contents, places)
+
+    def explain(self, codes_QB: npt.ArrayLike, k: int, threads: int | None = None) -> list[hamming.Explanation]:
+        """How a Hamming search is answered, one explanation a segment: plan, predicted and measured cost, codes compared.
+
+        The search is done for it; what it finds is what `search` gives.
+        """
+        queries = check_codes(codes_QB, self.code_size)
+        return [
+            hamming.explained(segment.codes, queries, k, self.code_size, segment.alive, threads)[1]
+            for segment in self._contents.segments
+            if segment.codes is not None
+        ]
+
+    def self_join(self, radius: int, threads: int | None = None) -> Iterator[Pairs]:
+        """All pairs of ids at most `radius` bits apart, in chunks, ascending by their rows; see near_duplicates.py."""
+        return near_duplicates.self_join_index(self, radius, threads)
 
     def search_two_stage(
         self,

@@ -23,6 +23,7 @@ from hashret.codes import Bits, Codes, bytes_per_code
 from hashret.errors import CodeError, SearchError
 from hashret.hamming import exact, words
 from hashret.hamming import threads as pool
+from hashret.hamming.planner import may_stay_cold
 
 Logits = npt.NDArray[np.float32]
 Similarities = npt.NDArray[np.float32]
@@ -70,7 +71,7 @@ def search(
     within = max(1, min(int(k), len(gallery)))
     work = len(logits) * gallery.size
     few_and_cold = len(logits) <= _FEW_QUERIES and _KERNEL not in sys.modules
-    if work <= _PLAIN_WORK or (work <= _PLAIN_WORK_COLD and few_and_cold):
+    if work <= _PLAIN_WORK or (few_and_cold and may_stay_cold(work, _PLAIN_WORK_COLD)):
         found = _search_plain(gallery, logits, within, living)
     else:
         found = _search_on_threads(gallery, logits, within, living, n_threads)

@@ -30,7 +30,22 @@ _log = logging.getLogger("hashret.hamming")
 NUMPY_WORK = 1 << 14
 """Bytes compared up to which numpy is always quicker than a compiled kernel's start."""
 NUMPY_WORK_COLD = 1 << 27
-"""Bytes compared up to which numpy beats loading numba and its cached kernels (most of a second)."""
+"""Bytes compared, in all the life of a process, up to which numpy beats loading numba and its cached kernels."""
+
+
+_cold_bytes = 0
+
+
+def may_stay_cold(n_bytes: int, budget: int) -> bool:
+    """Whether numpy may compare so many bytes more before starting numba is earned; they are counted if so.
+
+    A process that asks once is answered before numba would be loaded; one that keeps asking loads it.
+    """
+    global _cold_bytes
+    if _cold_bytes + n_bytes > budget:
+        return False
+    _cold_bytes += n_bytes
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +119,7 @@ def plan(
     work = n_queries * n * n_bytes
     if work <= NUMPY_WORK:
         return Plan("numpy", 1, costs.call / 1e6 + work / 1e6, "too little work for a compiled kernel")
-    if not loaded and work <= NUMPY_WORK_COLD and n_queries <= 8:
+    if not loaded and n_queries <= 8 and may_stay_cold(work, NUMPY_WORK_COLD):
         return Plan("numpy", 1, costs.call / 1e6 + work / 1e6, "one small search, done before numba is loaded")
     n_words = words_per_code(n_bytes)
     counts = sorted({1, available_threads()}) if threads is None else [threads]

@@ -39,12 +39,12 @@ _cold_bytes = 0
 def may_stay_cold(n_bytes: int, budget: int) -> bool:
     """Whether numpy may compare so many bytes more before starting numba is earned; they are counted if so.
 
-    A process that asks once is answered before numba would be loaded; one that keeps asking loads it.
+    A process that asks once is answered before numba would be loaded; one that keeps asking, four times at most, loads it.
     """
     global _cold_bytes
     if _cold_bytes + n_bytes > budget:
         return False
-    _cold_bytes += n_bytes
+    _cold_bytes += max(n_bytes, budget // 4)
     return True
 
 

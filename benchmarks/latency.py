@@ -67,9 +67,8 @@ def resident(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import torch
 
     from hashret import CosineIndex, HammingIndex, Hasher
-    from hashret.codes import binarize
+    from hashret.codes import binarize, bytes_per_code
     from hashret.data.sources import open_source
-    from hashret.hamming import asymmetric
     from hashret.images import read_picture
 
     table = open_source(options.data).where_split(options.split)
@@ -83,18 +82,15 @@ def resident(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         name: {"search": [], "metadata": []} for name in ("hash", "asymmetric", "two-stage", "cosine")
     }
     right: dict[str, list[bool]] = {name: [] for name in ways}
-    stored = np.concatenate([np.asarray(segment.codes) for segment in codes._contents.segments])
-    all_ids = codes.ids
 
     def by_hash(logits: np.ndarray, feature: np.ndarray) -> np.ndarray:
         return codes.search(binarize(logits, hasher.thresholds), 11)[1]
 
     def by_logits(logits: np.ndarray, feature: np.ndarray) -> np.ndarray:
-        return all_ids[asymmetric.search(stored, logits, 11)[1]]
+        return codes.search(logits, 11, metric="asymmetric")[1]
 
     def two_stage(logits: np.ndarray, feature: np.ndarray) -> np.ndarray:
-        near = codes.search(binarize(logits, hasher.thresholds), 100)[1]
-        return near[:, np.argsort(-asymmetric.similarities(logits, stored[near[0]])[0], kind="stable")[:11]]
+        return codes.search_two_stage(binarize(logits, hasher.thresholds), 11, 100, features=feature).ids
 
     def by_cosine(logits: np.ndarray, feature: np.ndarray) -> np.ndarray:
         return features.search(feature, 11)[1]
@@ -124,8 +120,9 @@ def resident(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if turn >= 5:
             for name, seconds in zip(shared, np.diff(steps), strict=True):
                 shared[name].append(float(seconds))
+    of_code, of_features = bytes_per_code(codes.code_size), 4 * features.dim
     bytes_per_picture = {
-        "hash": stored.shape[1], "asymmetric": stored.shape[1], "two-stage": stored.shape[1], "cosine": 4 * features.dim,
+        "hash": of_code, "asymmetric": of_code, "two-stage": of_code + of_features, "cosine": of_features,
     }  # fmt: skip
     return {
         "pictures": len(codes),
@@ -171,12 +168,11 @@ def larger(n: int) -> dict[str, Any]:
 
 def cold(options: argparse.Namespace, index: Path) -> list[dict[str, Any]]:
     """Whole commands from the shell: a picture, and a code alone."""
-    from hashret import HammingIndex
+    from hashret import Hasher
     from hashret.data.sources import open_source
 
     photo = open_source(options.data).where_split(options.split).paths[0]
-    opened = HammingIndex.load(index)
-    code = np.asarray(opened._contents.segments[0].codes)[0].tobytes().hex()
+    code = Hasher.from_pretrained(options.model, device="cpu").encode(photo)[0].tobytes().hex()
     rows = []
     for what, words in (
         ("start-up alone: hashret --version", ["--version"]),

@@ -16,6 +16,7 @@ from hashret.cli.options import (
     add_compute_arguments,
     add_data_arguments,
     add_json_argument,
+    box_of,
     check_writable,
     counted,
     not_negative,
@@ -28,7 +29,6 @@ from hashret.cli.options import (
 from hashret.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from hashret.images import Box
     from hashret.index.hamming import HammingIndex
     from hashret.index.near_duplicates import NearDuplicates
     from hashret.sheets import SheetPicture
@@ -284,14 +284,5 @@ def _sheet_picture(group: Group, place: int) -> SheetPicture:
         record.get("path", ""),
         [heading, label, str(record["id"]).rpartition("/")[2]],
         False if label and expected and label != expected else None,
-        _box(record),
+        box_of(record),
     )
-
-
-def _box(record: Mapping[str, Any]) -> Box | None:
-    """The part of the picture that was encoded, None for all of it."""
-    try:
-        x1, y1, x2, y2 = (float(record[column]) for column in ("x1", "y1", "x2", "y2"))
-    except (KeyError, ValueError, TypeError):
-        return None
-    return x1, y1, x2, y2

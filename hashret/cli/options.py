@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from hashret.errors import UsageError
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
+    from hashret.images import Box
 
 SOURCE_HELP = (
     "a folder of class folders (train/val/test on top are recognised), a flat folder, a CSV (id,path,label,split,...), a "
@@ -74,6 +76,15 @@ def open_table(source: str, args: argparse.Namespace, *, allow_duplicates: bool 
     table = open_source(source, args.label_map, allow_duplicates=allow_duplicates)
     split = getattr(args, "split", None)
     return table.where_split(*split) if split else table
+
+
+def box_of(attributes: Mapping[str, Any]) -> Box | None:
+    """The part of a picture that was indexed or encoded, None for all of it."""
+    try:
+        x1, y1, x2, y2 = (float(attributes[column]) for column in ("x1", "y1", "x2", "y2"))
+    except (KeyError, ValueError, TypeError):
+        return None
+    return x1, y1, x2, y2
 
 
 def positive(text: str) -> int:

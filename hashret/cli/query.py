@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashret.cli.options import add_json_argument, check_writable, counted, positive, print_json, text_table
+from hashret.cli.options import add_json_argument, box_of, check_writable, counted, positive, print_json, text_table
 from hashret.errors import UsageError
 
 if TYPE_CHECKING:
-    from hashret.images import Box
     from hashret.index.cosine import CosineIndex
     from hashret.index.hamming import HammingIndex
 
@@ -360,7 +359,7 @@ def _write_sheet(
                     hit["path"],
                     _caption(hit, metric),
                     (hit["label"] == label) if label and hit["label"] else None,
-                    _box(hit["attributes"]),
+                    box_of(hit["attributes"]),
                 )
                 for hit in hits[:SHEET_COLUMNS]
             ],
@@ -379,15 +378,6 @@ def _caption(hit: Mapping[str, Any], metric: str) -> list[str]:
     if metric != "asymmetric":
         return result_caption(hit["rank"], hit[_NEARNESS[metric]], hit["label"], metric)
     return [f"{hit['rank']} · asym {hit['similarity']:.3g}", *([hit["label"]] if hit["label"] else [])]
-
-
-def _box(attributes: Mapping[str, Any]) -> Box | None:
-    """The part of the picture that was indexed, None for all of it."""
-    try:
-        x1, y1, x2, y2 = (float(attributes[column]) for column in ("x1", "y1", "x2", "y2"))
-    except (KeyError, ValueError, TypeError):
-        return None
-    return x1, y1, x2, y2
 
 
 def _number(distance: float) -> str:

@@ -11,6 +11,7 @@ multi_index.py buckets for near neighbours       self_join.py all near pairs, co
 asymmetric.py  logits against codes              lookup_scan.py, lookups.py   its kernel
 substrings.py  near pairs through equal parts    cache.py     the user's cache folder
 compiled.py    numba, with a cache that knows when a source changed
+arguments.py   what comes into a search, checked once
 """
 
 from hashret.hamming.exact import distances, explained, search, search_radius, search_ties

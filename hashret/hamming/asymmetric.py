@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.codes import Bits, Codes, bytes_per_code
-from hashret.errors import CodeError, SearchError
-from hashret.hamming import exact, words
+from hashret.errors import CodeError
 from hashret.hamming import threads as pool
+from hashret.hamming import words
+from hashret.hamming.arguments import checked, checked_k, flags_of, gathered
 from hashret.hamming.planner import may_stay_cold
 
 Logits = npt.NDArray[np.float32]
@@ -43,8 +44,6 @@ _PART_ROWS = 1 << 10
 """Threads begin at multiples of this: all blocks of the kernel but the last are then whole."""
 _GROUP_BYTES = 1 << 26
 """Memory of a thread for tables and candidates; more queries than fit are searched group by group."""
-_FEW_ALIVE = 8
-"""Where at most one code in so many is alive, those are copied together first: less is read than looked up."""
 _KERNEL = "hashret.hamming.lookup_scan"
 
 
@@ -65,10 +64,9 @@ def search(
     cores. CodeError, SearchError for what does not fit, and for NaN or infinity.
     """
     logits, gallery, flags, n_threads = _checked(logits_QK, gallery_NB, alive, threads)
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise SearchError(f"k is {k!r}, expected a whole number from 1")
-    gallery, living, numbers = _living(gallery, flags)
-    within = max(1, min(int(k), len(gallery)))
+    k = checked_k(k)
+    gallery, living, numbers = gathered(gallery, flags)
+    within = max(1, min(k, len(gallery)))
     work = len(logits) * gallery.size
     few_and_cold = len(logits) <= _FEW_QUERIES and _KERNEL not in sys.modules
     if work <= _PLAIN_WORK or (few_and_cold and may_stay_cold(work, _PLAIN_WORK_COLD)):
@@ -77,7 +75,7 @@ def search(
         found = _search_on_threads(gallery, logits, within, living, n_threads)
     if numbers is not None and len(numbers):
         found = found[0], np.where(found[1] < 0, -1, numbers[found[1]])
-    return merge([found], int(k))
+    return merge([found], k)
 
 
 def similarities(logits_QK: npt.ArrayLike, gallery_NB: npt.ArrayLike) -> Similarities:
@@ -213,10 +211,7 @@ def _search_part(
 
     scan = LookupScan(logits, halves, gallery.shape[1], min(k, part.stop - part.start))
     for first, tile in words.tiles(gallery, part.start, part.stop):
-        flags = np.zeros(0, np.bool_) if living is None else np.ascontiguousarray(living[first : first + len(tile)])
-        flags = flags.view()
-        flags.flags.writeable = False  # the kernel is compiled for one type of array
-        scan.take(tile, first, flags)
+        scan.take(tile, first, flags_of(living, first, len(tile)))
     return scan.ordered()
 
 
@@ -226,21 +221,8 @@ def _checked(
     """The arguments as arrays that fit together."""
     logits = check_logits(logits_QK)
     no_codes = np.empty((0, bytes_per_code(logits.shape[1])), np.uint8)
-    gallery, _, living, n_threads = exact.checked(gallery_NB, no_codes, logits.shape[1], alive, threads)
+    gallery, _, living, n_threads = checked(gallery_NB, no_codes, logits.shape[1], alive, threads)
     return logits, gallery, living, n_threads
-
-
-def _living(gallery: Codes, living: Bits | None) -> tuple[Codes, Bits | None, npt.NDArray[np.int64] | None]:
-    """The gallery, flags and, where only the few living codes are left, their row numbers."""
-    if living is None:
-        return gallery, None, None
-    count = int(np.count_nonzero(living))
-    if count == len(gallery):
-        return gallery, None, None
-    if count * _FEW_ALIVE > len(gallery):
-        return gallery, living, None
-    numbers = np.flatnonzero(living)
-    return gallery[numbers], None, numbers
 
 
 def _widened(logits_QK: Logits, n_bits: int) -> npt.NDArray[np.float64]:

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hashret.codes import Bits, Codes, check_codes
-from hashret.errors import SearchError
+from hashret.codes import Bits, Codes
 from hashret.hamming import plain, planner
+from hashret.hamming.arguments import checked, checked_k, checked_radius, gathered
 from hashret.hamming.merge import Found
 from hashret.hamming.planner import Explanation, Plan
-from hashret.hamming.threads import available_threads
 
 _LOADED = "hashret.hamming.nearest"
 """The module that every compiled kernel imports."""
@@ -54,11 +53,10 @@ def explained(
 ) -> tuple[Found, Explanation]:
     """The same answer, and how it was found: the plan, what it should have cost and what it did."""
     gallery, queries, living, _ = checked(gallery_NB, queries_QB, code_size, alive, threads)
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise SearchError(f"k is {k!r}, expected a whole number from 1")
+    k = checked_k(k)
     started = time.perf_counter()
-    gallery, living, numbers = _allowed(gallery, living)
-    within = max(1, min(int(k), len(gallery)))
+    gallery, living, numbers = gathered(gallery, living)
+    within = max(1, min(k, len(gallery)))
     plan = planner.plan(len(gallery), gallery.shape[1], len(queries), within, threads, loaded=_LOADED in sys.modules)
     if plan.kernel == "numpy":
         found = plain.search(gallery, queries, within, living)
@@ -69,7 +67,7 @@ def explained(
     if numbers is not None and len(numbers):
         found = found[0], np.where(found[1] < 0, -1, numbers[found[1]])
     if within < k:
-        missing = ((0, 0), (0, int(k) - within))
+        missing = ((0, 0), (0, k - within))
         found = np.pad(found[0], missing, constant_values=-1), np.pad(found[1], missing, constant_values=-1)
     milliseconds = 1e3 * (time.perf_counter() - started)
     codes = len(gallery) if living is None else int(np.count_nonzero(living))
@@ -90,9 +88,7 @@ def search_radius(
     `search`; radius in bits, from 0.
     """
     gallery, queries, living, _ = checked(gallery_NB, queries_QB, code_size, alive, threads)
-    if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
-        raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0")
-    radii = np.full(len(queries), min(int(radius), 8 * gallery.shape[1]), np.int64)
+    radii = np.full(len(queries), min(checked_radius(radius), 8 * gallery.shape[1]), np.int64)
     return _within(gallery, queries, radii, living, threads)
 
 
@@ -118,7 +114,7 @@ def _within(
     gallery: Codes, queries: Codes, radii: npt.NDArray[np.int64], living: Bits | None, threads: int | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """All living codes within each query's radius, in CSR form."""
-    gallery, living, numbers = _allowed(gallery, living)
+    gallery, living, numbers = gathered(gallery, living)
     plan = planner.plan(len(gallery), gallery.shape[1], len(queries), None, threads, loaded=_LOADED in sys.modules)
     if plan.kernel == "numpy":
         found = plain.search_radii(gallery, queries, radii, living)
@@ -137,23 +133,6 @@ def distances(
     return plain.distances(queries, gallery)
 
 
-_FEW_ALLOWED = 8
-"""Where at most one code in so many may be found, those are copied together first: less is read than compared."""
-
-
-def _allowed(gallery: Codes, living: Bits | None) -> tuple[Codes, Bits | None, npt.NDArray[np.int64] | None]:
-    """The gallery, flags and, where only the few living codes are left, their row numbers."""
-    if living is None:
-        return gallery, None, None
-    count = int(np.count_nonzero(living))
-    if count == len(gallery):
-        return gallery, None, None
-    if count * _FEW_ALLOWED > len(gallery):
-        return gallery, living, None
-    numbers = np.flatnonzero(living)
-    return gallery[numbers], None, numbers
-
-
 def _scan(plan: Plan) -> Any:
     """The kernel of a plan."""
     if plan.kernel == "row":
@@ -163,28 +142,3 @@ def _scan(plan: Plan) -> Any:
     from hashret.hamming.tables import TableScan
 
     return TableScan
-
-
-def checked(
-    gallery_NB: npt.ArrayLike,
-    queries_QB: npt.ArrayLike,
-    code_size: int | None,
-    alive: npt.ArrayLike | None,
-    threads: int | None,
-) -> tuple[Codes, Codes, Bits | None, int]:
-    """The arguments as arrays that fit together."""
-    gallery: npt.NDArray[Any] = np.asarray(gallery_NB)
-    size = code_size if code_size is not None else 8 * gallery.shape[-1] if gallery.ndim == 2 else 0
-    # Tail bits of a gallery were checked when its codes were made; a search does not read it all once more.
-    check_codes(gallery[:0], size)
-    queries = check_codes(queries_QB, size)
-    living: Bits | None = None
-    if alive is not None:
-        living = np.asarray(alive)
-        if living.dtype != np.bool_ or living.shape != (len(gallery),):
-            raise SearchError(
-                f"alive has dtype {living.dtype} and shape {living.shape}, expected bool of shape ({len(gallery)},)"
-            )
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise SearchError(f"threads is {threads!r}, expected a whole number from 1, or None for all cores")
-    return gallery, queries, living, threads or available_threads()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from hashret.codes import Bits, Codes
 from hashret.hamming import sample, threads, words
+from hashret.hamming.arguments import flags_of
 from hashret.hamming.merge import Found, merge
 from hashret.hamming.nearest import Keyed, Nearest
 from hashret.hamming.words import Words
@@ -114,7 +115,7 @@ def _nearest(
     nearest.state[:, 1] = limits
     scanner = scan(queries)
     for first, tile in words.tiles(gallery, part.start, part.stop):
-        scanner.nearest(tile, first, _flags(alive, first, len(tile)), nearest)
+        scanner.nearest(tile, first, flags_of(alive, first, len(tile)), nearest)
     return nearest.ordered()
 
 
@@ -124,16 +125,8 @@ def _within(
     """What lies within the radii among the rows of one part."""
     scanner = scan(queries)
     tiles = words.tiles(gallery, part.start, part.stop)
-    found = [scanner.within(tile, first, _flags(alive, first, len(tile)), radii) for first, tile in tiles]
+    found = [scanner.within(tile, first, flags_of(alive, first, len(tile)), radii) for first, tile in tiles]
     return np.concatenate([np.empty((0, 2), np.int64), *found])
-
-
-def _flags(alive: Bits | None, first: int, count: int) -> Bits:
-    """The flags of a tile, read-only, or none when all codes are alive."""
-    flags = np.zeros(0, np.bool_) if alive is None else alive[first : first + count]
-    flags = np.ascontiguousarray(flags).view()
-    flags.flags.writeable = False
-    return flags
 
 
 def _parts(n: int, count: int, step: int) -> list[slice]:

@@ -35,8 +35,8 @@ from hashret.codes import Bits, Codes, bytes_per_code
 from hashret.errors import SearchError
 from hashret.hamming import exact, words
 from hashret.hamming import threads as pool
+from hashret.hamming.arguments import checked, checked_k, checked_radius
 from hashret.hamming.compiled import kernel
-from hashret.hamming.exact import checked
 from hashret.hamming.linear import FoundWithin
 from hashret.hamming.merge import Found
 from hashret.hamming.rows import popcount
@@ -422,12 +422,11 @@ class MultiIndex:
         Ascending by (distance, row), padded with -1. Arguments as there; the answer does not depend on `threads`.
         """
         gallery, queries, living, n_threads = checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise SearchError(f"k is {k!r}, expected a whole number from 1")
+        k = checked_k(k)
         budget = self._budget(len(queries))
-        if int(k) * CODE_WORK * words_per_code(queries.shape[1]) > budget:
+        if k * CODE_WORK * words_per_code(queries.shape[1]) > budget:
             return exact.search(gallery, queries, k, self.code_size, living, threads)
-        distances, rows, answered, _ = self._probe(queries, int(k), living, budget, n_threads)
+        distances, rows, answered, _ = self._probe(queries, k, living, budget, n_threads)
         left = np.flatnonzero(~answered)
         if len(left):
             distances[left], rows[left] = exact.search(gallery, queries[left], k, self.code_size, living, threads)
@@ -438,10 +437,9 @@ class MultiIndex:
     ) -> FoundWithin:
         """Offsets (Q + 1) int64, distances int32 and rows int64 of all codes at most `radius` away: CSR as in `hamming`."""
         gallery, queries, living, _ = checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
-        if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
-            raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0")
+        radius = checked_radius(radius)
         budget = self._budget(len(queries))
-        found = [self._probe_radius(queries[j : j + 1], int(radius), living, budget) for j in range(len(queries))]
+        found = [self._probe_radius(queries[j : j + 1], radius, living, budget) for j in range(len(queries))]
         left = [j for j, keys in enumerate(found) if keys is None]
         if left:
             scanned = exact.search_radius(gallery, queries[left], radius, self.code_size, living, threads)

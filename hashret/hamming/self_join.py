@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.codes import Bits, Codes, check_codes
-from hashret.errors import SearchError
 from hashret.hamming import threads as pool
 from hashret.hamming import words
+from hashret.hamming.arguments import checked_flags, checked_radius, checked_threads
 from hashret.hamming.nearest import Nearest
 from hashret.hamming.sliced import BLOCK
 from hashret.hamming.substrings import Buckets, Pairs
@@ -60,16 +60,13 @@ def self_join(
     at once for what does not fit.
     """
     codes, numbers = living(codes_NB, code_size, alive)
-    if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
-        raise SearchError(f"radius is {radius!r}, expected a whole number of bits from 0")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise SearchError(f"threads is {threads!r}, expected a whole number from 1, or None for all cores")
+    within = min(checked_radius(radius), 8 * codes.shape[1])
+    n_threads = checked_threads(threads)
     codes_NW = words.view(codes)
     if codes_NW is None:
         codes_NW = words.padded(codes)
-    within = min(int(radius), 8 * codes.shape[1])
     near = Buckets.if_few_share(codes_NW, within, code_size or 8 * codes.shape[1]) or _Tables(codes_NW, within)
-    return _chunks(near, len(codes), numbers, threads or pool.available_threads(), progress)
+    return _chunks(near, len(codes), numbers, n_threads, progress)
 
 
 def living(codes_NB: npt.ArrayLike, code_size: int | None, alive: npt.ArrayLike | None) -> tuple[Codes, Rows | None]:
@@ -78,14 +75,8 @@ def living(codes_NB: npt.ArrayLike, code_size: int | None, alive: npt.ArrayLike 
     if code_size is None:
         code_size = 8 * codes.shape[-1] if codes.ndim == 2 else 0
     codes = check_codes(codes, code_size)
-    if alive is None:
-        return codes, None
-    flags = np.asarray(alive)
-    if flags.dtype != np.bool_ or flags.shape != (len(codes),):
-        raise SearchError(
-            f"alive has dtype {flags.dtype} and shape {flags.shape}, expected bool of shape ({len(codes)},)"
-        )
-    if flags.all():
+    flags = checked_flags(alive, len(codes))
+    if flags is None or flags.all():
         return codes, None
     rows = np.flatnonzero(flags)
     return codes[rows], rows

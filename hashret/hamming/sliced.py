@@ -133,7 +133,7 @@ def _size(tuple_type: Any) -> int:
 
 def counter_depth(n_words: int) -> int:
     """Counter planes of the sum over n_words: half the bits or more is "far"."""
-    return (32 * n_words).bit_length() - 1 + (32 * n_words & (32 * n_words - 1) != 0)
+    return (32 * n_words - 1).bit_length()
 
 
 NEAR_DEPTH = 4

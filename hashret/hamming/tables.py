@@ -49,7 +49,7 @@ def alive_bits(alive, mask):  # type: ignore[no-untyped-def]
 
 @kernel
 def scan(  # type: ignore[no-untyped-def]
-    block_words, first_row, alive, queries, width, reach, limits, planes, middle, tables, sums, collect, found, cursor,
+    block_words, first_row, alive, queries, width, depth, reach, limits, planes, middle, tables, sums, collect, found, cursor,
     k, distances, rows, histogram, state,
 ):  # fmt: skip
     """Take the codes of block_words (flat, starting at first_row) that are nearer than a query's k-th; see nearest.py.
@@ -61,7 +61,6 @@ def scan(  # type: ignore[no-untyped-def]
     n_rows = block_words.size // n_words
     n_queries = queries.shape[0]
     last = n_words - 1
-    depth = counter_depth_of(n_words)
     most = 1 << depth
     gathered = np.zeros(BLOCK, U)
     hits = np.zeros(8, U)
@@ -160,15 +159,6 @@ def scan(  # type: ignore[no-untyped-def]
     cursor[2] = 0
 
 
-@kernel
-def counter_depth_of(n_words):  # type: ignore[no-untyped-def]
-    """`counter_depth`, inside kernels."""
-    depth = 0
-    while (1 << depth) < 32 * n_words:
-        depth += 1
-    return depth
-
-
 ALL_ROWS = np.ones(BLOCK, np.bool_)
 
 PASSING = 2e-4
@@ -214,6 +204,7 @@ class TableScan:
         self._arguments = (
             queries_QW,
             (0,) * n_words,
+            counter_depth(n_words),
             reach(n_words),
             limit_planes(n_words),
             aligned(n_words * 64 * 8),

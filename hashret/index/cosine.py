@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.errors import SearchError
-from hashret.hamming.threads import available_threads
+from hashret.hamming.arguments import checked_k, checked_threads
 from hashret.index import features, manifest, storage, tiled
 from hashret.index.base import VectorIndex
 from hashret.index.contents import Contents, Ids
@@ -109,9 +109,7 @@ class FeatureIndex(VectorIndex):
         Equal similarities give the earlier row. threads: for fewer than 20 queries, None takes all cores; larger batches
         are multiplied by BLAS, on the threads that OMP_NUM_THREADS or its like allow.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise SearchError(f"k is {k!r}, expected a whole number from 1")
-        n_threads = _checked_threads(threads)
+        k, n_threads = checked_k(k), checked_threads(threads)
         contents = self._contents
         queries = features.queries_of(features_QD, self.dim, self._METRIC)
         similarities, rows = tiled.search(self._stretches(contents), queries, int(k), self._CAP, n_threads)
@@ -126,7 +124,7 @@ class FeatureIndex(VectorIndex):
         least similarity, for cosine from -1 to 1. threads: as in `search`.
         """
         self._check_radius(radius)
-        n_threads = _checked_threads(threads)
+        n_threads = checked_threads(threads)
         contents = self._contents
         queries = features.queries_of(features_QD, self.dim, self._METRIC)
         offsets, similarities, rows = tiled.search_radius(
@@ -195,12 +193,6 @@ class InnerProductIndex(FeatureIndex):
     """
 
     _METRIC = "inner_product"
-
-
-def _checked_threads(threads: int | None) -> int:
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise SearchError(f"threads is {threads!r}, expected a whole number from 1, or None for all cores")
-    return threads or available_threads()
 
 
 def _ids(contents: Contents, rows: Ids) -> Ids:

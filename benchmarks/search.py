@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import machine
 import numpy as np
 import sides
+from rounds import in_turns
 
 FULL, QUICK = "full", "quick"
 Row = dict[str, Any]
@@ -103,22 +103,10 @@ def measure(row: Row, rounds: int, limits: dict[str, Any]) -> Row:
     task = {key: row[key] for key in ("bits", "n", "queries", "k", "data", "threads", "allowed") if key in row}
     task["warm"] = row["queries"] <= 100
     present = [side for side in row["sides"] if sides.installed(side)]
-    workers = {side: _start(side) for side in present}
+    measured = in_turns(sides.__file__, present, task, rounds)
     results: dict[str, Row] = {side: {"side": side} for side in row["sides"]}
-    try:
-        distances = {}
-        for side, worker in workers.items():
-            answer = _ask(worker, task)
-            distances[side] = np.load(answer["distances"])
-            results[side]["prepared_s"] = answer["prepared_s"]
-        times: dict[str, list[float]] = {side: [] for side in workers}
-        for _ in range(rounds):
-            for side, worker in workers.items():
-                times[side].append(_ask(worker, task)["seconds"])
-    finally:
-        for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
+    distances = {side: each.answer for side, each in measured.items()}
+    times = {side: each.seconds for side, each in measured.items()}
     oracle = distances.get("FAISS Flat")
     base = row.get("against", "FAISS Flat")
     for side, result in results.items():
@@ -126,12 +114,8 @@ def measure(row: Row, rounds: int, limits: dict[str, Any]) -> Row:
             result["not_run"] = f"{sides.SIDES[side][1]} is not installed"
             continue
         median = float(np.median(times[side]))
-        milliseconds = np.array(times[side]) * 1e3
-        result |= {"median_ms": 1e3 * median, "p95_ms": float(np.percentile(milliseconds, 95))}
-        result |= {
-            "p99_ms": float(np.percentile(milliseconds, 99)),
-            "g_pairs_per_s": row["n"] * row["queries"] / median / 1e9,
-        }
+        result |= measured[side].summary()
+        result["g_pairs_per_s"] = row["n"] * row["queries"] / median / 1e9
         result["answers"] = _compared(side, distances[side], oracle)
         if base in times:
             result["times"] = float(np.median(times[base])) / median
@@ -170,22 +154,6 @@ def _of_limit(side: str, row: Row, seconds: float, limits: dict[str, Any]) -> Ro
             "limit": "vector operations (as if all 63 planes were summed)",
         }
     return {}
-
-
-def _start(side: str) -> Any:
-    """A process of one side, ready to be asked."""
-    command = [sys.executable, "-W", "ignore", sides.__file__, side]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def _ask(worker: Any, task: Row) -> Row:
-    """A worker's answer to one task: to the first of its kind how it was prepared, then how long a search took."""
-    worker.stdin.write(json.dumps(task) + "\n")
-    worker.stdin.flush()
-    line = worker.stdout.readline()
-    if not line:
-        raise SystemExit(f"a side ended with status {worker.wait()}; its message is above")
-    return dict(json.loads(line))
 
 
 def as_markdown(document: Row) -> str:

@@ -1,24 +1,15 @@
-"""The sides of the search benchmark, each served from a process of its own: two OpenMP runtimes in one slow each other down.
-
-A side is a function from a task to a search: `prepare(task)` builds what it needs and returns a call that gives distances (Q, k).
-"""
+"""The sides of the search benchmark, as rounds.py serves them; the answer of each is distances (Q, k)."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rounds import Prepare, Search, Task, serve
 
-Task = dict[str, Any]
-Search = Callable[[], np.ndarray]
 QUERIES = 2000
 
 
@@ -146,7 +137,7 @@ def usearch_exact(task: Task) -> Search:
     )
 
 
-SIDES: dict[str, tuple[Callable[[Task], Search], str]] = {
+SIDES: dict[str, tuple[Prepare, str]] = {
     "hashret": (hashret, "hashret"),
     "hashret multi-index": (multi_index, "hashret"),
     "hashret asymmetric": (asymmetric, "hashret"),
@@ -162,28 +153,5 @@ def installed(side: str) -> bool:
     return importlib.util.find_spec(SIDES[side][1]) is not None
 
 
-def serve(side: str) -> None:
-    """Answer tasks from standard input, one JSON document a line: seconds of one search, and the file of its distances."""
-    prepared: tuple[str, Search] | None = None
-    with tempfile.TemporaryDirectory() as folder:
-        for line in sys.stdin:
-            task = json.loads(line)
-            if prepared is None or prepared[0] != line:
-                started = time.perf_counter()
-                prepared = line, SIDES[side][0](task)
-                seconds = time.perf_counter() - started
-                distances = prepared[1]()
-                file = Path(folder) / "distances.npy"
-                np.save(file, np.asarray(distances))
-                print(json.dumps({"prepared_s": seconds, "distances": str(file)}), flush=True)
-                continue
-            # A short search is asked twice and timed once: what the other sides left in the caches is not its cost.
-            if task["warm"]:
-                prepared[1]()
-            started = time.perf_counter()
-            prepared[1]()
-            print(json.dumps({"seconds": time.perf_counter() - started}), flush=True)
-
-
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(SIDES[sys.argv[1]][0])

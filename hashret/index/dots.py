@@ -62,8 +62,11 @@ def widened(typing_context, number):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def dots(numbers_ND, queries_QD, found_QN):  # type: ignore[no-untyped-def]
-    """Fill found (Q, N) float32 with the products of rows (float32, int8, or float16 seen as int16) and float32 queries."""
+def dots(numbers_ND, scales_N, queries_QD, found_QN):  # type: ignore[no-untyped-def]
+    """Fill found (Q, N) float32 with the products of rows (float32, int8, or float16 seen as int16) and float32 queries.
+
+    Times the rows' scales, where there are any: beside its numbers a scale is in the cache, and later it would not be.
+    """
     n, n_queries, dim = numbers_ND.shape[0], queries_QD.shape[0], queries_QD.shape[1]
     fours = n_queries // 4 * 4
     for start in range(0, n, SUB_ROWS):
@@ -87,6 +90,10 @@ def dots(numbers_ND, queries_QD, found_QN):  # type: ignore[no-untyped-def]
                 for d in range(dim):
                     total = plus_product(total, row[d], query[d])
                 found_QN[j, r] = total
+        if len(scales_N):
+            for r in range(start, stop):
+                for j in range(n_queries):
+                    found_QN[j, r] *= scales_N[r]
 
 
 @kernel

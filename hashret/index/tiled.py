@@ -44,8 +44,12 @@ CANDIDATE_BYTES = 1 << 26
 PART_WORK = 1 << 20
 """Numbers times queries that are worth handing to a thread."""
 COLD_WORK = 1 << 28
-"""Numbers times queries that numpy computes before numba is started for more: about as long as that takes."""
+"""Numbers times queries that numpy computes before numba is started for more: about as long as that takes. A search counts a
+quarter of it at least: a process that asks once is answered before numba would be loaded, one that keeps asking loads it."""
+TINY_WORK = 1 << 18
+"""Numbers times queries up to which a search never counts: numpy is done in half a millisecond."""
 
+_NO_SCALES = np.empty(0, np.float32)
 _KERNELS = "hashret.index.dots"
 _work_so_far = 0
 
@@ -158,12 +162,13 @@ class Product:
     def of(self, rows: Rows) -> Similarities:
         """Products (Q, N), off by no more than `features.errors`; overwritten by the next ones."""
         found = self._products[: len(self._queries) * len(rows)].reshape(len(self._queries), len(rows))
-        numbers = features.numbers_of(rows)
+        numbers, scales = features.numbers_of(rows), features.scales_of(rows)
         if self._takes_few:
-            self._kernels.dots(_stored(numbers), self._queries, found)
-        else:
-            np.matmul(self._queries, self._float32(numbers).T, out=found)
-        scales = features.scales_of(rows)
+            self._kernels.dots(
+                _stored(numbers), _stored(_NO_SCALES if scales is None else scales), self._queries, found
+            )
+            return found
+        np.matmul(self._queries, self._float32(numbers).T, out=found)
         if scales is not None:
             found *= scales
         return found
@@ -299,7 +304,9 @@ def _kernels(stretches: Sequence[Stretch], queries_QD: Similarities) -> Any:
     if len(queries_QD) >= FEW and stretches[0].rows.dtype == np.float32:
         return None
     if _KERNELS not in sys.modules:
-        _work_so_far += sum(map(len, stretches)) * queries_QD.size
-        if _work_so_far <= COLD_WORK:
+        work = sum(map(len, stretches)) * queries_QD.size
+        if work > TINY_WORK:
+            _work_so_far += max(work, COLD_WORK // 4)
+        if work <= TINY_WORK or _work_so_far <= COLD_WORK:
             return None
     return importlib.import_module(_KERNELS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import unicodedata
@@ -19,7 +20,9 @@ from PIL import Image
 from hashret.cli.dedup import EXAMPLE, SHEET_COLUMNS, SHEET_GROUPS
 from hashret.codes import pack
 from hashret.data.sources import open_source
+from hashret.encoding import encode_table
 from hashret.index import HammingIndex
+from hashret.model.hasher import Hasher
 
 CPU = ["--device", "cpu", "--workers", 0]
 CODES = [0b0000, 0b1111_0000, 0b0001, 0b1111_0000, 0b0011, 0b1111_1111_0000, 0b1111_1111_1000_0000_0000_0000]
@@ -200,17 +203,18 @@ def test_an_index_needs_no_torch(index: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "") and "1 group within 0 bits, 2 of 7 pictures" in done.stdout
 
 
-class TestFolder:
-    @pytest.fixture
-    def folder(self, closed_set: Path, tmp_path: Path) -> Path:
-        """Two classes with Hangul names; one picture lies in both, one twice in the same."""
-        folder = tmp_path / "차들"
-        for source, label in (("class00", "소나타"), ("class03", "아반떼")):
-            shutil.copytree(closed_set / source, folder / label)
-        shutil.copy(folder / "소나타" / "02.png", folder / "아반떼" / "복사본.png")
-        shutil.copy(folder / "아반떼" / "05.png", folder / "아반떼" / "05 (1).png")
-        return folder
+@pytest.fixture
+def folder(closed_set: Path, tmp_path: Path) -> Path:
+    """Two classes with Hangul names; one picture lies in both, one twice in the same."""
+    folder = tmp_path / "차들"
+    for source, label in (("class00", "소나타"), ("class03", "아반떼")):
+        shutil.copytree(closed_set / source, folder / label)
+    shutil.copy(folder / "소나타" / "02.png", folder / "아반떼" / "복사본.png")
+    shutil.copy(folder / "아반떼" / "05.png", folder / "아반떼" / "05 (1).png")
+    return folder
 
+
+class TestFolder:
     def test_pictures_are_encoded_first(self, hashret: Callable, tiny_run: Path, folder: Path, tmp_path: Path) -> None:
         words = ["--data", folder, "--model", tiny_run, "--radius", 0, *CPU]
         sheet, out = tmp_path / "s.png", tmp_path / "g.csv"
@@ -252,6 +256,186 @@ class TestFolder:
             path.write_bytes(b"\x89PNG")
         status, out, err = hashret("dedup", *words, "--on-bad", "skip")
         assert (status, out) == (1, "") and "none of the 19 pictures of 차들 can be read; nothing was compared" in err
+
+
+STOPPED = """
+import sys, time
+from hashret.encoding import encode_table
+from hashret.model.hasher import Hasher
+
+encode_table.__kwdefaults__["chunk_size"] = 4
+run_batch, batches = Hasher.run_batch, []
+
+def waits_in_the_fourth(self, pictures):
+    batches.append(len(pictures))
+    if len(batches) == 4:
+        print("in the fourth", flush=True)
+        time.sleep(100)
+    return run_batch(self, pictures)
+
+Hasher.run_batch = waits_in_the_fourth
+from hashret.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command, in chunks of four pictures; in the fourth it waits for what comes."""
+
+
+class Encoding:
+    """How many pictures were encoded at a time, and the batch in which a user interrupts."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.interrupted_in = 0
+
+
+class TestInterruption:
+    """18 pictures in chunks of four."""
+
+    @pytest.fixture
+    def encoding(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encoding:
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setitem(encode_table.__kwdefaults__, "chunk_size", 4)
+        run_batch, encoding = Hasher.run_batch, Encoding()
+
+        def counted(self: Hasher, pictures: Any) -> Any:
+            encoding.batches.append(len(pictures))
+            if len(encoding.batches) == encoding.interrupted_in:
+                raise KeyboardInterrupt
+            return run_batch(self, pictures)
+
+        monkeypatch.setattr(Hasher, "run_batch", counted)
+        return encoding
+
+    def interrupted(self, hashret: Callable, encoding: Encoding, *words: object) -> str:
+        """What the command says on standard error when it is interrupted in its fourth batch."""
+        encoding.batches, encoding.interrupted_in = [], 4
+        status, out, err = hashret("dedup", *words)
+        encoding.batches, encoding.interrupted_in = [], 0
+        assert (status, out) == (130, "") and err.endswith("hashret: interrupted\n")
+        return str(err)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+    @pytest.mark.parametrize("number,status", [("SIGINT", 130), ("SIGKILL", -9)])
+    @pytest.mark.parametrize("out", [[], ["--out", "무리.csv"]], ids=["printed", "written"])
+    def test_a_stopped_run_goes_on_where_it_stopped(
+        self,
+        hashret: Callable,
+        tiny_run: Path,
+        folder: Path,
+        encoding: Encoding,
+        number: str,
+        status: int,
+        out: list[str],
+    ) -> None:
+        words = ["--data", folder, "--model", tiny_run, "--radius", 1, *CPU, *out]
+        command = [sys.executable, "-c", STOPPED, "dedup", *map(str, words)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as running:
+            assert running.stdout is not None and running.stdout.readline() == "in the fourth\n"
+            running.send_signal(getattr(signal, number))
+            _, err = running.communicate(timeout=60)
+        assert running.returncode == status
+        (workplace,) = Path.cwd().iterdir()
+        assert len(list(workplace.glob("chunk-*.npz"))) == 3
+        if number == "SIGINT":
+            kept = f"what was encoded is kept in {workplace}; the same command goes on from there"
+            assert err.endswith(f"{kept}\nhashret: interrupted\n")
+        done = hashret("dedup", *words, "--json")
+        assert done.status == 0 and "12 of 18 pictures are encoded already" in done.err and encoding.batches == [4, 2]
+        assert [path.name for path in Path.cwd().iterdir()] == out[1:]
+        assert ask(hashret, *words)["groups"] == json.loads(done.out)["groups"] != [], "as without a stop"
+
+    def test_the_same_name_elsewhere_and_another_model_are_other_jobs(
+        self, hashret: Callable, tiny_run: Path, folder: Path, tmp_path: Path, encoding: Encoding
+    ) -> None:
+        other = shutil.copytree(folder, tmp_path / "elsewhere" / folder.name)
+        expected = ask(hashret, "--data", folder, "--model", tiny_run, *CPU)
+        jobs = [(folder, tiny_run), (other, tiny_run), (folder, f"{tiny_run}@1")]
+        for data, model in jobs:
+            self.interrupted(hashret, encoding, "--data", data, "--model", model, *CPU)
+        kept = sorted(Path.cwd().iterdir())
+        assert len(kept) == 3 and all(path.name.startswith(f"{folder.name}.") for path in kept)
+        assert [len(list(path.iterdir())) for path in kept] == [3, 3, 3]
+        for left, (data, model) in zip((2, 1, 0), jobs, strict=True):
+            encoding.batches = []
+            document = ask(hashret, "--data", data, "--model", model, *CPU)
+            assert encoding.batches == [4, 2] and len(list(Path.cwd().iterdir())) == left
+            assert (data, model) != jobs[0] or document == expected
+
+    def test_what_changed_is_encoded_anew(
+        self, hashret: Callable, tiny_run: Path, folder: Path, encoding: Encoding
+    ) -> None:
+        """Into one file: another model's codes, or those of a picture that is not what it was, are never taken."""
+        words = ["--data", folder, "--radius", 1, *CPU, "--out", "g.csv"]
+        self.interrupted(hashret, encoding, *words, "--model", f"{tiny_run}@1")
+        document = ask(hashret, *words, "--model", f"{tiny_run}@2")
+        assert encoding.batches == [4, 4, 4, 4, 2]
+        assert [path.name for path in Path.cwd().iterdir()] == ["g.csv"], "not even the other model's chunks are left"
+        assert ask(hashret, *words, "--model", f"{tiny_run}@2") == document
+        self.interrupted(hashret, encoding, *words, "--model", f"{tiny_run}@2")
+        shutil.copy(folder / "아반떼" / "05.png", folder / "소나타" / "00.png")
+        document = ask(hashret, *words, "--model", f"{tiny_run}@2")
+        assert encoding.batches == [4, 4, 2]
+        assert any({"소나타/00.png", "아반떼/05.png"} <= set(names) for names in members(document))
+
+    def test_nothing_is_encoded_again_when_comparing_or_writing_was_stopped(
+        self, hashret: Callable, tiny_run: Path, folder: Path, encoding: Encoding, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["--data", folder, "--model", tiny_run, *CPU, "--out", "g.csv"]
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("hashret.index.near_duplicates.near_duplicates", interrupted)
+            status, _, err = hashret("dedup", *words)
+            assert status == 130 and "what was encoded is kept in" in err
+        with monkeypatch.context() as patch:
+            patch.setattr("hashret.index.durable.replace_file", full)
+            status, _, err = hashret("dedup", *words)
+            assert status == 1 and "18 of 18 pictures are encoded already" in err and "No space left" in err
+        assert encoding.batches == [4, 4, 4, 4, 2]
+        assert hashret("dedup", *words).status == 0
+        assert len(encoding.batches) == 5 and [path.name for path in Path.cwd().iterdir()] == ["g.csv"]
+
+    def test_an_interruption_before_anything_is_done_leaves_nothing(
+        self, hashret: Callable, tiny_run: Path, folder: Path, encoding: Encoding
+    ) -> None:
+        encoding.interrupted_in = 1
+        status, out, err = hashret("dedup", "--data", folder, "--model", tiny_run, *CPU)
+        assert (status, out, err) == (130, "", "hashret: interrupted\n") and not list(Path.cwd().iterdir())
+
+    def test_the_pictures_lie_where_the_command_is_typed(
+        self, hashret: Callable, tiny_run: Path, folder: Path, encoding: Encoding, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(folder)
+        (folder / "소나타" / "깨짐.png").write_bytes(b"\x89PNG")
+        words = ["--data", ".", "--model", tiny_run, *CPU, "--on-bad", "skip"]
+        kept = Path(self.interrupted(hashret, encoding, *words).partition("kept in ")[2].partition(";")[0])
+        assert kept.parent == folder and kept.name.startswith(f"{folder.name}.") and kept.name.endswith(".unfinished")
+        document = ask(hashret, *words)
+        assert document["pictures"] == 18 and sum(encoding.batches) < 10
+        assert document["skipped_list"] == f"{folder.name}.skipped.txt" and Path(document["skipped_list"]).is_file()
+        assert sorted(path.name for path in folder.iterdir()) == sorted(["소나타", "아반떼", document["skipped_list"]])
+
+    def test_a_place_that_cannot_be_written_is_refused_at_once(
+        self,
+        hashret: Callable,
+        tiny_run: Path,
+        folder: Path,
+        tmp_path: Path,
+        encoding: Encoding,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        here = Path.cwd()
+        monkeypatch.setattr("os.access", lambda path, _: Path(path) != here)
+        words = ["--data", folder, "--model", tiny_run, *CPU]
+        status, out, err = hashret("dedup", *words)
+        assert (status, out) == (2, "") and f"nothing can be written to {here}" in err and "--out" in err
+        assert encoding.batches == [] and hashret("dedup", *words, "--out", tmp_path / "g.csv").status == 0
 
 
 def test_wrong_usage(hashret: Callable, index: Path, tmp_path: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import hashlib
 import io
+import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +27,9 @@ from hashret.cli.options import (
     open_data,
     positive,
     print_json,
-    say_skipped,
     text_table,
 )
+from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
 from hashret.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -38,8 +42,8 @@ Example:  hashret dedup --index cars.index --radius 3 --sheet groups.png --out g
 
 Finds every pair of pictures whose codes are at most --radius bits apart, exactly, and lists the groups that such pairs form.
 A chain of near pictures is one group, so its ends may be farther apart than the radius. The distance of a picture is that to
-the first of its group. Nothing is deleted. With --data and --model pictures are encoded first; for many of them make an index
-instead (hashret index), whose encoding goes on where it was interrupted."""
+the first of its group. Nothing is deleted. With --data and --model pictures are encoded first; interrupted, that goes on where
+it stopped when the same command is typed again. To ask more than once make an index (hashret index), whose codes stay."""
 
 COLUMNS = ("group", "id", "path", "label", "distance")
 LISTED = 8
@@ -92,16 +96,18 @@ def run(args: argparse.Namespace) -> int:
     """Search and print."""
     _check(args)
     source = str(args.index or args.data)
-    index, skipped_list = _index(args)
-    found = _near_duplicates(index, args.radius, args.threads)
-    _say_chains(found, args.radius)
-    if args.out:
-        _write_csv(args.out, index, found)
-    sheet = args.sheet if len(found) else None
-    if sheet:
-        _write_sheet(sheet, index, found, f"{source}: {_in_words(found, args.radius, len(index))}")
-    elif args.sheet:
-        print("there are no groups, so no contact sheet was written", file=sys.stderr)
+    # What was encoded is kept until all that was asked for is written: comparing may take long, too.
+    with contextlib.nullcontext() if args.data is None else kept_until_done(_workplace(args)) as workplace:
+        index, skipped_list = _index(args, workplace)
+        found = _near_duplicates(index, args.radius, args.threads)
+        _say_chains(found, args.radius)
+        if args.out:
+            _write_csv(args.out, index, found)
+        sheet = args.sheet if len(found) else None
+        if sheet:
+            _write_sheet(sheet, index, found, f"{source}: {_in_words(found, args.radius, len(index))}")
+        elif args.sheet:
+            print("there are no groups, so no contact sheet was written", file=sys.stderr)
     if args.json:
         print_json(
             {
@@ -137,31 +143,43 @@ def _check(args: argparse.Namespace) -> None:
         check_writable("--sheet", args.sheet)
     if args.out:
         check_writable("--out", args.out)
+    elif args.data is not None and not os.access(Path.cwd(), os.W_OK):
+        raise UsageError(
+            f"nothing can be written to {Path.cwd()}, where what is encoded is kept until it is compared; name a file in "
+            "another folder with --out"
+        )
 
 
-def _index(args: argparse.Namespace) -> tuple[HammingIndex, Path | None]:
+def _workplace(args: argparse.Namespace) -> Path:
+    """The folder that keeps what is encoded: named after --out, or after the pictures and the model where nothing is written.
+
+    Then a digest of both tells apart what is called alike, and it lies in the folder where the command is typed.
+    """
+    if args.out:
+        return unfinished_beside(args.out)
+    job = [str(_source(args)), str(Path(args.model).absolute()), sorted(args.split or [])]
+    digest = hashlib.sha256(json.dumps(job).encode(errors="surrogatepass")).hexdigest()
+    return unfinished_beside(Path(f"{_source(args).name}.{digest[:8]}"))
+
+
+def _source(args: argparse.Namespace) -> Path:
+    """The pictures' place with a name even where "." was typed; a data set of torchvision's is as if it lay here."""
+    return Path(args.data).resolve()
+
+
+def _index(args: argparse.Namespace, workplace: Path | None) -> tuple[HammingIndex, Path | None]:
     """The index that was named, or one in memory of the pictures that were; and where those left out are listed."""
     from hashret.index.hamming import HammingIndex
 
-    if args.index is not None:
+    if workplace is None:
         return HammingIndex.load(args.index), None
     table = open_data(args)
 
-    from hashret.data.readable import write_skipped
-    from hashret.encoding import encode_table
     from hashret.model.hasher import Hasher
 
     hasher = Hasher.from_pretrained(args.model, device=args.device)
-    encoded = encode_table(hasher, table, batch_size=args.batch_size, workers=args.workers, on_bad=args.on_bad)
-    skipped_list = None
-    if encoded.skipped:
-        skipped_list = Path(f"{args.out or Path(args.data).name}.skipped.txt")
-        write_skipped(skipped_list, [(picture.path, picture.message) for picture in encoded.skipped])
-        say_skipped(len(encoded.skipped), skipped_list)
-    if not len(encoded):
-        raise DataError(
-            f"none of the {counted(len(table), 'picture')} of {table.name} can be read; nothing was compared"
-        )
+    listed = Path(f"{args.out or _source(args).name}.skipped.txt")
+    encoded, skipped_list = encode(args, hasher, table, ["codes"], workplace, listed, "nothing was compared")
     assert encoded.codes is not None
     index = HammingIndex(hasher.code_size)
     index.add(encoded.codes, records=table.select(encoded.rows).records())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +15,9 @@ from hashret.cli.options import (
     counted,
     open_data,
     print_json,
-    say_skipped,
 )
-from hashret.errors import DataError, HashretError, UsageError
+from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
+from hashret.errors import UsageError
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
@@ -71,13 +69,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UsageError(f"{args.out} exists; choose another --out, or add to it with --append")
     check_folder_can_be_made("--out", args.out)
-    # Resolved, for "." has no name to put a word behind.
     beside = args.out.resolve()
-    unfinished = beside.with_name(beside.name + ".unfinished")
     table = open_data(args)
 
-    from hashret.data.readable import write_skipped
-    from hashret.encoding import encode_table
     from hashret.model.hasher import Hasher
 
     hasher = Hasher.from_pretrained(args.model, device=args.device)
@@ -86,38 +80,13 @@ def run(args: argparse.Namespace) -> int:
     if store is not None:
         metrics = store.metrics
     what = [kind for metric, kind in (("hamming", "codes"), ("cosine", "features")) if metric in metrics]
-    try:
-        encoded = encode_table(
-            hasher,
-            table,
-            what=what,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            on_bad=args.on_bad,
-            resume_folder=unfinished,
-        )
-    except KeyboardInterrupt:
-        print(f"what was encoded is kept in {unfinished}; the same command goes on from there", file=sys.stderr)
-        raise
-    except HashretError:
-        with contextlib.suppress(OSError):
-            unfinished.rmdir()  # where nothing was encoded yet
-        raise
-    skipped_list = None
-    if encoded.skipped:
-        skipped_list = beside.with_name(beside.name + ".skipped.txt")
-        write_skipped(skipped_list, [(picture.path, picture.message) for picture in encoded.skipped])
-        say_skipped(len(encoded.skipped), skipped_list)
-    if not len(encoded):
-        shutil.rmtree(unfinished)
-        raise DataError(
-            f"none of the {counted(len(table), 'picture')} of {table.name} can be read; nothing was indexed"
-        )
-    if store is None:
-        store = _write_new(beside, unfinished, args, hasher, metrics, encoded, table)
-    else:
-        _append(store, encoded, table)
-    shutil.rmtree(unfinished)
+    with kept_until_done(unfinished_beside(args.out)) as unfinished:
+        listed = beside.with_name(beside.name + ".skipped.txt")
+        encoded, skipped_list = encode(args, hasher, table, what, unfinished, listed, "nothing was indexed")
+        if store is None:
+            store = _write_new(beside, unfinished, args, hasher, metrics, encoded, table)
+        else:
+            _append(store, encoded, table)
     summary = {
         "index": args.out,
         "added": len(encoded),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import importlib.util
 import multiprocessing
 import os
@@ -24,11 +25,14 @@ from hypothesis import strategies as st
 from hashret import hamming
 from hashret.codes import bytes_per_code, pack
 from hashret.errors import CodeError, SearchError
-from hashret.hamming import linear, plain, reference, rows, sliced, tables, words
+from hashret.hamming import asymmetric, linear, plain, reference, rows, sliced, tables, words
+from hashret.hamming.components import near_groups
 from hashret.hamming.linear import search as scan
 from hashret.hamming.linear import search_radii
+from hashret.hamming.multi_index import MultiIndex
 from hashret.hamming.rows import RowScan
 from hashret.hamming.tables import TableScan
+from hashret.index import HammingIndex
 
 BITS = [1, 7, 8, 9, 63, 64, 65, 127, 128, 1000, 1024]
 SIZES = [0, 1, 63, 64, 65, 511, 513]
@@ -43,7 +47,10 @@ def random_codes(rng: np.random.Generator, n: int, bits: int, distinct: int | No
 
 
 def same(found: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
-    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    return all(
+        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for a, b in zip(found, expected, strict=True)
+    )
 
 
 def test_the_reference_itself_on_a_written_out_example() -> None:
@@ -186,15 +193,43 @@ def test_all_ties_give_the_first_rows() -> None:
         assert (distances == 24).all() and (found == np.arange(k)).all()
 
 
-def test_concurrent_callers_get_their_own_answers() -> None:
+def test_callers_of_everything_at_once_get_the_answers_of_one_after_the_other() -> None:
+    """Kernels, buckets, logits, pairs and an index; every caller with a k, a batch and a number of threads of its own."""
     rng = np.random.default_rng(7)
-    gallery = random_codes(rng, 60_000, 64)
-    batches = [random_codes(rng, n, 64) for n in (1, 7, 30, 2, 16, 1, 9, 4)]
-    expected = [plain.search(gallery, batch, 11, None) for batch in batches]
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        for _ in range(3):
-            found = list(pool.map(lambda batch: hamming.search(gallery, batch, 11, threads=3), batches))
-            assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+    jobs: list[functools.partial[Any]] = []
+    for bits in (64, 72):
+        gallery = random_codes(rng, 60_000, bits)
+        gallery[1::2] = gallery[::2] ^ random_codes(rng, 30_000, bits) % 2  # near neighbours for the buckets
+        alive = rng.random(len(gallery)) < 0.9
+        buckets, index = MultiIndex.build(gallery, bits), HammingIndex(bits)
+        index.add(gallery[:50_000])
+        index.add(gallery[50_000:])
+        index.remove(np.flatnonzero(~alive))
+        for n_queries, k, threads in ((1, 11, 2), (30, 1, 3), (2, 500, 1), (70, 10, 2), (7, 3, None)):
+            queries = random_codes(rng, n_queries, bits)
+            queries[::2] = gallery[: len(queries[::2])]
+            logits = rng.standard_normal((n_queries, bits)).astype(np.float32)
+            for flags in (None, alive):
+                options = {"alive": flags, "threads": threads}
+                jobs += [
+                    functools.partial(hamming.search, gallery, queries, k, bits, **options),
+                    functools.partial(hamming.search_radius, gallery, queries, bits // 3, bits, **options),
+                    functools.partial(hamming.search_ties, gallery, queries, k, bits, **options),
+                    functools.partial(asymmetric.search, gallery, logits, k, **options),
+                    functools.partial(buckets.search, queries, k, **options),
+                    functools.partial(buckets.search_radius, queries, 4, **options),
+                ]
+            jobs += [
+                functools.partial(index.search, queries, k, threads),
+                functools.partial(index.search_radius, queries, bits // 4, threads),
+                functools.partial(index.search, logits, k, threads, metric="asymmetric"),
+                functools.partial(near_groups, gallery[: 1000 * n_queries], 3, bits, threads=threads),
+            ]
+    expected = [job(threads=1) if "threads" in job.keywords else job() for job in jobs]
+    order = rng.permutation(len(jobs)).tolist()
+    with concurrent.futures.ThreadPoolExecutor(8) as callers:
+        found = list(callers.map(lambda number: jobs[number](), order))
+    assert all(same(answer, expected[number]) for answer, number in zip(found, order, strict=True))
 
 
 def test_a_memory_mapped_gallery_is_not_copied_when_its_rows_are_words(tmp_path: Path) -> None:

@@ -20,52 +20,20 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
+import ways
+from ways import Queries, Way
 
-from hashret import CosineIndex, HammingIndex, hamming
-from hashret.codes import binarize
+from hashret import HammingIndex
 from hashret.data.sources import open_source
 from hashret.errors import HashretError, UsageError
-from hashret.hamming import asymmetric
-from hashret.metrics import Choices, RetrievalScores, bootstrap_interval, retrieval_scores
 
-K = 10
-"""Neighbours of the searches whose time is taken."""
 SINGLE, BATCHES, BATCH = 200, 20, 100
 """Queries asked one at a time; batches, and queries in each."""
-ROWS_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class Queries:
-    """The pictures of the table as a model sees them, and where the index has them."""
-
-    table: Any
-    ids: np.ndarray
-    codes: np.ndarray
-    logits: np.ndarray
-    features: np.ndarray
-    code_size: int
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to search: what it is called and costs, a search of some queries, and a ranking of everything for some rows."""
-
-    name: str
-    score: str
-    bytes_per_picture: float
-    search: Callable[[np.ndarray | slice], Any]
-    distances: Callable[[slice], np.ndarray]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,16 +52,21 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         queries = encoded(options)
-        ways = all_ways(options, queries)
+        chosen = options.index, queries, options.rerank, options.threads
+        all_ways = ways.code_ways(*chosen) + ways.feature_ways(*chosen)
         document = {
             "question": (__doc__ or "").splitlines()[0],
             "command": f"python benchmarks/asymmetric.py --model {Path(options.model).name} --data {Path(options.data).name}",
             "machine": machine.describe(),
-            "index": {"pictures": len(queries), "code_size": queries.code_size, "dim": queries.features.shape[1]},
+            "index": {
+                "pictures": len(queries),
+                "code_size": queries.code_size,
+                "dim": queries.vectors.features.shape[1],
+            },
             "rerank": options.rerank,
             "threads": options.threads,
-            "k": K,
-            "ways": with_latencies(ways, with_scores(ways, queries)),
+            "k": ways.K,
+            "ways": with_latencies(all_ways, queries, ways.with_scores(all_ways, queries)),
         }
     except HashretError as error:
         parser.exit(1, f"{error}\n")
@@ -103,7 +76,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def encoded(options: argparse.Namespace) -> Queries:
     """The queries; UsageError when the index holds other pictures than the table."""
-    from hashret.encoding import encode_table
     from hashret.model.hasher import Hasher
 
     index, table = HammingIndex.load(options.index), open_source(options.data)
@@ -116,111 +88,21 @@ def encoded(options: argparse.Namespace) -> Queries:
         )
     hasher = Hasher.from_pretrained(options.model)
     index.check_model(hasher.fingerprint())
-    found = encode_table(hasher, table, what=("logits", "features"), resume_folder=options.resume)
-    assert found.logits is not None and found.features is not None
-    centred = found.logits if hasher.thresholds is None else found.logits - hasher.thresholds
-    codes = binarize(found.logits, hasher.thresholds)
-    return Queries(table, ids, codes, centred, found.features, hasher.code_size)
+    return ways.encoded(hasher, table, ids, options.resume)
 
 
-def all_ways(options: argparse.Namespace, queries: Queries) -> list[Way]:
-    """Hamming, logits, two stages of either kind, and features alone."""
-    codes, cosine = HammingIndex.load(options.index), CosineIndex.load(options.index)
-    threads, rerank = options.threads, options.rerank
-    code_bytes, feature_bytes = (stored_bytes(options.index, name) / len(queries) for name in ("codes", "features"))
-    column_of = dict(zip(queries.ids.tolist(), range(len(queries)), strict=True))
-
-    def by_distance(rows: slice) -> np.ndarray:
-        return hamming.distances(queries.codes[rows], queries.codes, queries.code_size)
-
-    def two_stage(some: np.ndarray | slice, kind: str, k: int, n: int) -> Any:
-        given = {kind: (queries.logits if kind == "logits" else queries.features)[some]}
-        return codes.search_two_stage(queries.codes[some], k, n, threads=threads, **given)
-
-    def ranked_anew(rows: slice, kind: str) -> np.ndarray:
-        """Hamming distances, but less than any of them, and ranked among themselves, what two stages find."""
-        # One more is ranked, because a query is among its own nearest.
-        found = two_stage(rows, kind, rerank + 1, rerank + 1)
-        distances = by_distance(rows).astype(np.float64)
-        most = float(np.nanmax(found.similarities))
-        for row, (similarities, ids) in enumerate(zip(found.similarities, found.ids, strict=True)):
-            columns = [column_of[number] for number in ids[ids >= 0].tolist()]
-            distances[row, columns] = similarities[ids >= 0].astype(np.float64) * -1 + most - 1e6
-        return distances
-
-    return [
-        Way(
-            "hamming", "bits", code_bytes,
-            lambda some: codes.search(queries.codes[some], K, threads),
-            by_distance,
-        ),
-        Way(
-            "asymmetric", "asymmetric", code_bytes,
-            lambda some: codes.search(queries.logits[some], K, threads, metric="asymmetric"),
-            lambda rows: -asymmetric.similarities(queries.logits[rows], queries.codes),
-        ),
-        Way(
-            f"hamming, {rerank} nearest by logits", "asymmetric", code_bytes,
-            lambda some: two_stage(some, "logits", K, rerank),
-            lambda rows: ranked_anew(rows, "logits"),
-        ),
-        Way(
-            f"hamming, {rerank} nearest by features", "cosine", code_bytes + feature_bytes,
-            lambda some: two_stage(some, "features", K, rerank),
-            lambda rows: ranked_anew(rows, "features"),
-        ),
-        Way(
-            "cosine", "cosine", feature_bytes,
-            lambda some: cosine.search(queries.features[some], K),
-            lambda rows: np.float32(1) - queries.features[rows] @ queries.features.T,
-        ),
-    ]  # fmt: skip
-
-
-def stored_bytes(index: Path, name: str) -> int:
-    """Bytes of one kind of array in all segments of an index on disk."""
-    return sum(file.stat().st_size for file in index.rglob(f"{name}.npy"))
-
-
-def with_scores(ways: list[Way], queries: Queries) -> list[dict[str, Any]]:
-    """A row a way: hit@1 and mAP of every picture in a gallery of all others, with intervals and the gain over Hamming."""
-    _, labels = np.unique(np.array(queries.table.labels), return_inverse=True)
-    rows, base = [], None
-    for way in ways:
-        parts = []
-        for start in range(0, len(queries), ROWS_AT_ONCE):
-            some = slice(start, min(start + ROWS_AT_ONCE, len(queries)))
-            valid = np.arange(some.start, some.stop)[:, None] != np.arange(len(queries))
-            choices = Choices(way.name, queries.code_size)
-            relevant = labels[some, None] == labels
-            parts.append(retrieval_scores(way.distances(some), relevant, valid, (1,), (None,), choices))
-        scores = RetrievalScores.merge(parts)
-        base = base or scores
-        row: dict[str, Any] = {"way": way.name, "score": way.score, "bytes_per_picture": way.bytes_per_picture}
-        for name in ("hit@1", "map@all"):
-            more = scores.per_query(name) - base.per_query(name)
-            row[name] = scores[name].as_dict() | {
-                "interval_95": bootstrap_interval(scores.per_query(name)),
-                "more": float(more.mean()),
-                "more_interval_95": bootstrap_interval(more),
-            }
-        rows.append(row)
-    return rows
-
-
-def with_latencies(ways: list[Way], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_latencies(all_ways: list[Way], queries: Queries, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, with the time of a query alone and of a query in a batch."""
     rng = np.random.default_rng(0)
-    single: dict[str, list[float]] = {way.name: [] for way in ways}
-    batch: dict[str, list[float]] = {way.name: [] for way in ways}
-    n = rows[0]["hit@1"]["n_queries"] + rows[0]["hit@1"]["n_excluded"]
-    for times, count, size in ((single, SINGLE, 1), (batch, BATCHES, min(BATCH, n))):
-        for turn in range(count + 3):
-            some = rng.integers(0, n, size)
-            for way in ways:
+    single: dict[str, list[float]] = {way.name: [] for way in all_ways}
+    batch: dict[str, list[float]] = {way.name: [] for way in all_ways}
+    for times, count, size in ((single, SINGLE, 1), (batch, BATCHES, min(BATCH, len(queries)))):
+        for turn in range(count + ways.WARM_UP):
+            some = queries.vectors.at(rng.integers(0, len(queries), size))
+            for way in all_ways:
                 started = time.perf_counter()
                 way.search(some)
-                if turn >= 3:  # the first warm up
+                if turn >= ways.WARM_UP:
                     times[way.name].append((time.perf_counter() - started) / size * 1e3)
     for row in rows:
         for name, times in (("one", single), ("batch", batch)):
@@ -238,7 +120,7 @@ def as_text(document: dict[str, Any]) -> str:
         f"{document['rerank']} codes ranked anew; k = {document['k']}, {document['threads']} thread(s)",
         f"{about['cpu']}, {about['cores']} cores; "
         + ", ".join(f"{name} {version}" for name, version in about["versions"].items()), "",
-        "| way | hit@1 | more than hamming | mAP | more than hamming | bytes a picture | one query, ms (p50 / p95 / p99) "
+        "| way | hit@1 | more than hash | mAP | more than hash | bytes a picture | one query, ms (p50 / p95 / p99) "
         "| of a batch of 100, ms (p50) |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,10 +20,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe() -> dict[str, object]:
-    """The processor with the vector units that decide the speed, cores, system and versions."""
+def describe(packages: Sequence[str] = VERSIONS) -> dict[str, object]:
+    """The processor with the vector units that decide the speed, cores, system and versions of the packages."""
     found = {"python": platform.python_version()}
-    for name in VERSIONS:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -22,6 +22,7 @@ from hashret.codes import pack
 from hashret.data.sources import open_source
 from hashret.encoding import encode_table
 from hashret.index import HammingIndex
+from hashret.index.near_duplicates import near_duplicates
 from hashret.model.hasher import Hasher
 
 CPU = ["--device", "cpu", "--workers", 0]
@@ -400,6 +401,21 @@ class TestInterruption:
         assert encoding.batches == [4, 4, 4, 4, 2]
         assert hashret("dedup", *words).status == 0
         assert len(encoding.batches) == 5 and [path.name for path in Path.cwd().iterdir()] == ["g.csv"]
+
+    def test_the_same_command_twice_at_once(
+        self, hashret: Callable, tiny_run: Path, folder: Path, encoding: Encoding, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The one that is done first takes the folder away; the other has its answer all the same."""
+        words = ["--data", folder, "--model", tiny_run, *CPU]
+        expected = ask(hashret, *words)
+
+        def done_first(*given: Any) -> Any:
+            (workplace,) = Path.cwd().iterdir()
+            shutil.rmtree(workplace)
+            return near_duplicates(*given)
+
+        monkeypatch.setattr("hashret.index.near_duplicates.near_duplicates", done_first)
+        assert ask(hashret, *words) == expected
 
     def test_an_interruption_before_anything_is_done_leaves_nothing(
         self, hashret: Callable, tiny_run: Path, folder: Path, encoding: Encoding

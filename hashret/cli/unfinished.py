@@ -37,7 +37,8 @@ def kept_until_done(folder: Path) -> Iterator[Path]:
         if isinstance(error, KeyboardInterrupt) and folder.exists():
             print(f"what was encoded is kept in {folder}; the same command goes on from there", file=sys.stderr)
         raise
-    shutil.rmtree(folder)
+    with contextlib.suppress(FileNotFoundError):  # the same command, typed twice at once, was done first
+        shutil.rmtree(folder)
 
 
 def encode(

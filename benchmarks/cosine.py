@@ -34,26 +34,32 @@ ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 TOLERANCE = {"USearch exact": {"float32": 1e-5, "float16": 2e-3}}
 """Most that similarities may differ where it is not 1e-5: USearch rounds the queries to float16, too."""
 BANDWIDTH_BYTES = 1 << 29
+LONG, LONG_ROUNDS = 10**8, 3
+"""Queries times rows from which a row takes long, and then is searched so many times."""
 
 
 def grid(quick: bool) -> list[Row]:
     """The rows of the table; those that search the same vectors stand together."""
     sizes = [20_000] if quick else [100_000, 1_000_000]
     batch = 200 if quick else 1_000
+    peers = ["hashret", "FAISS", "USearch exact", "numpy"]
     rows = []
     for n in sizes:
         for dtype in ITEM_BYTES:
-            peers = ["hashret", "FAISS", *(["USearch exact"] if dtype != "int8" else []), "numpy"]
+            vectors: Row = {"dtype": dtype, "n": n, "k": 10, "not_run": {}}
+            if dtype == "int8":
+                vectors["not_run"] = {"USearch exact": "it rounds queries to int8, too"}
             rows += [
-                {"what": "one query", "dtype": dtype, "n": n, "queries": 1, "k": 10, "sides": peers},
-                {"what": "small batch", "dtype": dtype, "n": n, "queries": 16, "k": 10, "sides": peers},
+                {**vectors, "what": "one query", "queries": 1, "sides": peers},
+                {**vectors, "what": "small batch", "queries": 16, "sides": peers},
             ]
-            if n == 1_000_000 and "USearch exact" in peers:
-                peers = [side for side in peers if side != "USearch exact"]  # minutes a search
-            peers = [*peers, "product alone"]
-            rows.append({"what": "batch", "dtype": dtype, "n": n, "queries": batch, "k": 10, "sides": peers})
+            large = {**vectors, "what": "batch", "queries": batch, "sides": [*peers, "product alone"]}
+            if n == 1_000_000:
+                slow = ["USearch exact"] if dtype == "float32" else ["USearch exact", "FAISS"]
+                large["not_run"] = dict.fromkeys(slow, "most of a minute a search") | vectors["not_run"]
+            rows.append(large)
             if dtype == "float32" and n == sizes[0]:
-                rows.append({**rows[-1], "what": "k = 1,000", "k": 1_000})
+                rows.append({**large, "what": "k = 1,000", "k": 1_000})
     return rows
 
 
@@ -63,7 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, under a minute")
     parser.add_argument("--only", metavar="WORDS", help="only rows whose name contains this")
     parser.add_argument("--threads", type=int, nargs="+", help="thread counts (default: 1 and all cores)")
-    parser.add_argument("--rounds", type=int, default=9, help="measured searches a row and side (default 9)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=9,
+        help=f"measured searches a row and side (default 9; at most {LONG_ROUNDS} in rows that take long)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args(arguments)
@@ -86,7 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
                     if not options.json:
                         print(f"{row['what']}, {n:,} rows of {dtype}, {count} thread(s) ...", file=sys.stderr)
                     task = {**row, "folder": folder, "threads": count, "warm": row["queries"] <= 100}
-                    document["rows"].append(measure(task, options.rounds, document["read_bytes_per_s"]))
+                    long = row["n"] * row["queries"] >= LONG
+                    rounds = min(options.rounds, LONG_ROUNDS) if long else options.rounds
+                    document["rows"].append(measure(task, rounds, document["read_bytes_per_s"]))
     text = as_markdown(document)
     if options.markdown:
         options.markdown.write_text(text, "utf-8")
@@ -97,12 +110,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(task: Row, rounds: int, read_bytes_per_s: dict[str, float]) -> Row:
     """One row: all sides prepared and checked one after the other, then measured in turns."""
-    present = [side for side in task["sides"] if sides.installed(side)]
-    measured = in_turns(sides.__file__, present, task, rounds)
+    missing = {side: f"{sides.SIDES[side][1]} is not installed" for side in task["sides"] if not sides.installed(side)}
+    not_run = {**task["not_run"], **missing}
+    measured = in_turns(sides.__file__, [side for side in task["sides"] if side not in not_run], task, rounds)
     results = []
     for side in task["sides"]:
-        if side not in measured:
-            results.append({"side": side, "not_run": f"{sides.SIDES[side][1]} is not installed"})
+        if side in not_run:
+            results.append({"side": side, "not_run": not_run[side]})
             continue
         result: Row = {"side": side, **measured[side].summary()}
         seconds = result["median_ms"] / 1e3
@@ -115,7 +129,7 @@ def measure(task: Row, rounds: int, read_bytes_per_s: dict[str, float]) -> Row:
         result["answers"] = _compared(side, task["dtype"], measured)
         results.append(result)
     kept = ("what", "dtype", "n", "queries", "k", "threads")
-    return {**{name: task[name] for name in kept}, "results": results}
+    return {**{name: task[name] for name in kept}, "rounds": rounds, "results": results}
 
 
 def _compared(side: str, dtype: str, measured: dict[str, Measured]) -> str:
@@ -147,14 +161,13 @@ def as_markdown(document: Row) -> str:
         f"- {about['cpu']}, {about['cores']} cores; {about['system']}",
         "- " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
         f"- random directions of {document['dim']} numbers; queries near rows that are there twice",
-        f"- median of {document['rounds']} rounds, sides in turns, each in a process of its own; reading memory, measured in "
-        f"the same run: {bandwidth}", "",
+        f"- median of {document['rounds']} rounds ({LONG_ROUNDS} at most where a thousand queries are asked), sides in turns, "
+        f"each in a process of its own; reading memory, measured in the same run: {bandwidth}", "",
         "One query reads every number once: look at the share of the memory's speed. A batch multiplies: look at how close it "
         "comes to `product alone`, which chooses no neighbours. `times` is how many times as fast as FAISS, which reads a copy "
         "of its own in memory: IndexFlatIP for float32, IndexScalarQuantizer for the others (its int8 rows have no scales, so "
-        "its answers are others). hashret maps its rows from disk. USearch is not run on int8, where it rounds queries to int8 "
-        "as well, nor on a thousand queries and a million rows. `answers` is the largest difference to numpy's similarities.",
-        "",
+        "its answers are others). hashret maps its rows from disk. `answers` is the largest difference to numpy's "
+        "similarities; of hashret also how many equal ones stood in the order of rows, as they must.", "",
         "| search | rows | of | queries | k | threads | side | median ms | p95 ms | p99 ms | G products/s | times "
         "| of reading memory | answers |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",

@@ -1,15 +1,18 @@
 # make quickstart   train, index, query and evaluate on a small data set made here
 # make test         lint, types and tests; under 20 minutes with the installation
 # make test-slow    what needs longer
-# make bench        the benchmarks, short form
+# make bench        the benchmarks in their short forms, on the terminal; minutes
+# make bench-pages  the long forms, which write the pages under docs/; an hour
 # make clean        remove what these made
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DATA ?=
+# What latency is measured with: a trained run and its pictures.
+MODEL ?= quickstart/model
+DATA ?= quickstart/cars
 
-.PHONY: help install dev quickstart test test-slow bench clean
+.PHONY: help install dev quickstart test test-slow bench bench-pages clean
 .DELETE_ON_ERROR:
 
 help:
@@ -45,8 +48,18 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
+LATENCY = $(BIN)/python benchmarks/latency.py --model "$(MODEL)" --data "$(DATA)"
+WITHOUT_MODEL = echo "latency is not run: there is no $(MODEL); run make quickstart, or name MODEL=RUN DATA=TABLE"
+
 bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/search.py --quick
+	$(BIN)/python benchmarks/cosine.py --quick
+	@if [ -e "$(MODEL)" ]; then $(LATENCY) --quick; else $(WITHOUT_MODEL); fi
+
+bench-pages: $(VENV)/.dev
 	$(BIN)/python benchmarks/search.py --markdown docs/benchmarks.md
+	$(BIN)/python benchmarks/cosine.py --markdown docs/cosine.md
+	@if [ -e "$(MODEL)" ]; then $(LATENCY) --markdown docs/latency.md; else $(WITHOUT_MODEL); fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis quickstart

@@ -11,12 +11,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from hashret.hamming import costs
 
 
 def make_pictures(folder: Path, classes: int = 6, pictures: int = 8, size: int = 32, first: int = 0) -> Path:
@@ -31,6 +33,15 @@ def make_pictures(folder: Path, classes: int = 6, pictures: int = 8, size: int =
             array[y : y + size // 3, x : x + size // 3] += 20 * (c % 5)
             Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(folder / f"class{c:02d}" / f"{i:02d}.png")
     return folder
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of measured costs that is empty: plans rest on the costs that come with the package."""
+    monkeypatch.setattr(costs, "user_cache", lambda: tmp_path / "cache")
+    costs.measured_costs.cache_clear()
+    yield tmp_path / "cache"
+    costs.measured_costs.cache_clear()
 
 
 @pytest.fixture(scope="session")

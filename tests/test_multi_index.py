@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,14 +20,16 @@ from hypothesis import strategies as st
 from hashret import hamming
 from hashret.codes import Codes, bytes_per_code, pack
 from hashret.errors import CodeError, SearchError
-from hashret.hamming import multi_index, reference, words
+from hashret.hamming import multi_index, planner, reference, words
+from hashret.hamming.costs import known_costs
 from hashret.hamming.linear import FoundWithin
 from hashret.hamming.merge import Found
 from hashret.hamming.multi_index import MultiIndex
+from hashret.hamming.planner import Plan
 
 BITS = [1, 7, 8, 16, 31, 63, 64, 65, 128, 200, 1024]
 SIZES = [0, 1, 63, 64, 65, 513]
-UNLIMITED = 1 << 60
+UNLIMITED = np.inf
 
 
 def random_codes(rng: np.random.Generator, n: int, bits: int) -> Codes:
@@ -48,13 +54,15 @@ def by_buckets(index: MultiIndex, queries: Codes, k: int, alive: Any = None) -> 
     """From the buckets alone, however many that takes."""
     probed = index._probe(queries, k, alive, UNLIMITED, 1)
     assert probed.answered.all()
-    return probed.distances, probed.rows
+    return probed.found
 
 
 def radius_by_buckets(index: MultiIndex, queries: Codes, radius: int, alive: Any = None) -> FoundWithin:
-    found = [index._probe_radius(queries[j : j + 1], radius, alive, UNLIMITED) for j in range(len(queries))]
-    keys = np.concatenate([np.empty(0, np.int64), *(part for part in found if part is not None)])
-    offsets = np.cumsum([0, *(len(part) for part in found if part is not None)])
+    probed = index._probe_within(queries, radius, alive, UNLIMITED, 1)
+    assert probed.answered.all()
+    counts, keys = probed.found
+    offsets = np.cumsum([0, *counts])
+    keys = np.concatenate([np.sort(keys[a:b]) for a, b in itertools.pairwise(offsets)] or [keys])
     return offsets, (keys >> multi_index.KEY_SHIFT).astype(np.int32), keys & multi_index.KEY_ROW
 
 
@@ -62,6 +70,19 @@ def affordable(index: MultiIndex, distance: int) -> bool:
     """Whether a test can wait for all buckets up to a distance."""
     rings, m = index._tables[1], index.n_substrings
     return int(rings[:, : distance // m + 1].sum()) < 100_000
+
+
+@contextlib.contextmanager
+def planned(budget_ns: float, threads: int = 1) -> Iterator[None]:
+    """Every search goes to the buckets, with this to spend."""
+    plan = planner.plan
+
+    def to_buckets(*args: Any, lookups: Any = None, **options: Any) -> Plan:
+        # Without lookups it is a scan for what they do not pay for.
+        return plan(*args, **options) if lookups is None else Plan("multi-index", threads, 0.0, "", budget_ns)
+
+    with mock.patch.object(planner, "plan", to_buckets):
+        yield
 
 
 def check(gallery: Codes, queries: Codes, bits: int, k: int, radius: int, alive: Any, index: MultiIndex) -> None:
@@ -72,6 +93,10 @@ def check(gallery: Codes, queries: Codes, bits: int, k: int, radius: int, alive:
         assert same(by_buckets(index, queries, k, alive), expected)
     expected_within = reference.search_radius(gallery, queries, radius, alive)
     assert same(index.search_radius(queries, radius, alive), expected_within)
+    for budget_ns, threads in ((1e3, 1), (1e5, 3)):
+        with planned(budget_ns, threads):
+            assert same(index.search(queries, k, alive), expected)
+            assert same(index.search_radius(queries, radius, alive), expected_within)
     if affordable(index, radius):
         assert same(radius_by_buckets(index, queries, radius, alive), expected_within)
 
@@ -173,7 +198,7 @@ def test_nothing_but_what_the_covered_distance_asks_for_is_looked_up() -> None:
     away[0, 7] ^= 1
     for queries, buckets in ((gallery[:1], 1), (away, 2)):
         probed = index._probe(queries, 1, None, UNLIMITED, 1)
-        assert probed.rows.tolist() == [[0]] and probed.effort[0].tolist() == [buckets, probed.effort[0, 1]]
+        assert probed.found[1].tolist() == [[0]] and probed.effort[0].tolist() == [buckets, probed.effort[0, 1]]
         assert probed.effort[0, 1] >= buckets
 
 
@@ -184,15 +209,22 @@ def test_what_the_budget_does_not_pay_is_scanned(bits: int) -> None:
     far = random_codes(rng, 3, bits)
     queries = np.concatenate([gallery[:3], far])[[0, 3, 1, 4, 2, 5]]
     index = MultiIndex.build(gallery, bits)
-    budget = index._budget(len(queries))
-    probed = index._probe(queries, 5, None, budget, 1)
+    costs = known_costs()
+    budget_ns = 450 * costs.bucket
+    probed = index._probe(queries, 5, None, budget_ns, 1)
     assert probed.answered.tolist() == [True, False] * 3
-    work = probed.effort @ [multi_index.BUCKET_WORK, multi_index.CODE_WORK * bits // 64]
-    assert (work <= budget + multi_index.CHUNK * multi_index.BUCKET_WORK).all()
-    assert same(index.search(queries, 5), reference.search(gallery, queries, 5))
-    assert index._probe_radius(far[:1], bits // 3, None, budget) is None
-    for radius in (0, 3, bits // 3, bits // 2, bits + 9):
-        assert same(index.search_radius(queries, radius), reference.search_radius(gallery, queries, radius))
+    work = probed.effort @ [costs.bucket, costs.bucket_word * bits / 64]
+    assert (work <= budget_ns + multi_index.CHUNK * costs.bucket).all()
+    assert not index._probe_within(far, bits // 3, None, budget_ns, 1).answered.any()
+    with planned(budget_ns):
+        *found, explanation = index.search(queries, 5, explain=True)
+        assert same(tuple(found), reference.search(gallery, queries, 5))
+        assert explanation.left == 3 and explanation.exact and explanation.codes > 15_000
+        assert "3 of the queries left to a linear scan; the answer is exact" in "\n".join(explanation.lines())
+        for radius in (0, 3, bits // 3, bits // 2, bits + 9):
+            *found, explanation = index.search_radius(queries, radius, explain=True)
+            assert same(tuple(found), reference.search_radius(gallery, queries, radius))
+            assert explanation.left == (0 if radius < 4 else 6)
 
 
 def test_no_budget_is_too_small_or_too_large() -> None:
@@ -202,10 +234,11 @@ def test_no_budget_is_too_small_or_too_large() -> None:
     index = MultiIndex.build(gallery, 32, 4)
     expected = reference.search(gallery, queries, 7)
     answered = []
-    for budget in (0, 100, 500, 1000, 3000, 10_000, 30_000, 100_000, UNLIMITED):
+    for budget in (0, 100, 500, 1000, 3000, 10_000, 30_000, 100_000, 1_000_000, UNLIMITED):
         probed = index._probe(queries, 7, None, budget, 1)
-        assert np.array_equal(probed.distances[probed.answered], expected[0][probed.answered])
-        assert np.array_equal(probed.rows[probed.answered], expected[1][probed.answered])
+        assert all(
+            np.array_equal(a[probed.answered], b[probed.answered]) for a, b in zip(probed.found, expected, strict=True)
+        )
         answered.append(int(probed.answered.sum()))
     assert answered == sorted(answered) and answered[0] == 0 and answered[-1] == 20 and len(set(answered)) > 2
 
@@ -216,19 +249,22 @@ def test_one_bucket_that_holds_all_is_not_read_again_and_again() -> None:
     index = MultiIndex.build(gallery, 64)
     assert index.occupancy == len(gallery)
     for query in (np.full((1, 8), 7, np.uint8), np.zeros((1, 8), np.uint8)):
-        probed = index._probe(query, 10, None, index._budget(1), 1)
-        assert probed.effort[0, 1] <= len(gallery) // multi_index.CODE_WORK
-        assert same(index.search(query, 10), hamming.search(gallery, query, 10))
-    assert index.expected_cost(10).scans == 1
+        budget_ns = planner.scan_cost(*gallery.shape)
+        probed = index._probe(query, 10, None, budget_ns, 1)
+        assert probed.effort[0, 1] <= budget_ns / known_costs().bucket_word
+        for way in (contextlib.nullcontext(), planned(budget_ns)):
+            with way:
+                assert same(index.search(query, 10), hamming.search(gallery, query, 10))
+                assert same(index.search_radius(query, 1), hamming.search_radius(gallery, query, 1))
 
 
 def test_a_radius_with_more_codes_than_there_is_room_for_at_first() -> None:
     rng = np.random.default_rng(4)
     gallery = clustered(rng, 20_000, 64, 2, 0.01)
     index = MultiIndex.build(gallery, 64, 4)
-    found = radius_by_buckets(index, gallery[:2], 6)
+    found = radius_by_buckets(index, gallery[:3], 6)
     assert found[0][1] > multi_index.ROOM
-    assert same(found, reference.search_radius(gallery, gallery[:2], 6))
+    assert same(found, reference.search_radius(gallery, gallery[:3], 6))
 
 
 def test_any_number_of_threads_and_of_queries() -> None:
@@ -238,9 +274,12 @@ def test_any_number_of_threads_and_of_queries() -> None:
     for n_queries in (0, 1, 31, 32, 33, 200):
         queries = clustered(rng, n_queries, 64, 200)
         queries[::2] = gallery[:n_queries:2]
-        expected = hamming.search(gallery, queries, 9)
+        expected, expected_within = hamming.search(gallery, queries, 9), hamming.search_radius(gallery, queries, 7)
         for threads in (1, 2, 5, None):
             assert same(index.search(queries, 9, threads=threads), expected)
+            with planned(1e5, threads or 7):
+                assert same(index.search(queries, 9), expected)
+                assert same(index.search_radius(queries, 7), expected_within)
 
 
 def test_callers_at_once_get_their_own_answers() -> None:
@@ -251,7 +290,8 @@ def test_callers_at_once_get_their_own_answers() -> None:
     expected = [hamming.search(gallery, batch, 4) for batch in batches]
     with concurrent.futures.ThreadPoolExecutor(6) as callers:
         for _ in range(3):
-            found = list(callers.map(lambda batch: index.search(batch, 4, threads=2), batches))
+            with planned(1e5, 2):
+                found = list(callers.map(lambda batch: index.search(batch, 4), batches))
             assert all(same(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -287,17 +327,50 @@ def test_how_many_substrings() -> None:
             assert found[-1] - found[0] <= 1 and found[-1] <= 24
 
 
-def test_what_it_is_expected_to_cost() -> None:
+def test_buckets_are_used_where_they_are_cheaper(own_cache: Path) -> None:
     rng = np.random.default_rng(8)
-    near = MultiIndex.build(clustered(rng, 200_000, 64, 2000), 64)
-    cost = near.expected_cost(5)
-    assert cost.scans == 0 and 3 <= cost.buckets < 200 and cost.codes > 5 and 0 < cost.of_scan < 0.3
-    assert near.expected_cost(100).of_scan > cost.of_scan
-    assert near.expected_cost(10**9) == (0, 0, 1, 1)
-    far = MultiIndex.build(random_codes(rng, 200_000, 64), 64).expected_cost(5)
-    assert far.scans == 1 and 1 <= far.of_scan <= 2.2
+    codes = clustered(rng, 400_100, 64, 8000, 0.02)
+    gallery, queries = codes[:-100], codes[-100:]
+    near = MultiIndex.build(gallery, 64)
+    for n_queries in (1, 100):
+        *found, explanation = near.search(queries[:n_queries], 5, explain=True)
+        assert explanation.plan.kernel == "multi-index" and explanation.left <= n_queries // 20
+        assert 1 <= explanation.buckets < 200 and 5 < explanation.codes < 5000
+        assert same(tuple(found), hamming.search(gallery, queries[:n_queries], 5))
+        *found, explanation = near.search_radius(queries[:n_queries], 3, explain=True)
+        assert explanation.plan.kernel == "multi-index" and explanation.left == 0
+        assert same(tuple(found), hamming.search_radius(gallery, queries[:n_queries], 3))
+    for k in (100_000, 10**9):
+        plan = near._plan(1, k, 1, 1.0, near._lookups(lambda asked: asked.radius_of(k + 1)))  # noqa: B023
+        assert plan.kernel != "multi-index"
+    *_, scanned = near.search_radius(queries, 20, explain=True)
+    assert scanned.plan.kernel in ("row", "table") and "multi-index on 1" in scanned.plan.reason
+    # Half of the codes deleted: a search for k has to look as far as one for 2 k.
+    half = np.arange(len(gallery)) % 2 == 0
+    *found, explanation = near.search(queries, 5, half, explain=True)
+    assert explanation.plan.kernel == "multi-index" and same(
+        tuple(found), hamming.search(gallery, queries, 5, alive=half)
+    )
+    far = MultiIndex.build(random_codes(rng, 200_000, 64), 64)
+    *_, explanation = far.search(queries[:1], 5, explain=True)
+    assert explanation.plan.kernel == "row" and explanation.codes == 200_000 and explanation.buckets == 0
     for n in (0, 1, 5):
-        assert MultiIndex.build(random_codes(rng, n, 64), 64).expected_cost(1) == (0, 0, 1, 1)
+        *_, explanation = MultiIndex.build(random_codes(rng, n, 64), 64).search(queries[:1], 1, explain=True)
+        assert explanation.plan.kernel == "numpy" and explanation.codes == n
+
+
+def test_one_record_tells_the_cost_of_any_k_and_any_radius() -> None:
+    """A search for the k nearest looks at the very buckets that one with the k-th distance as its radius looks at."""
+    rng = np.random.default_rng(9)
+    gallery = clustered(rng, 30_000, 64, 300, 0.03)
+    index = MultiIndex.build(gallery, 64)
+    for asked, row in zip(index._sample, range(0, len(gallery), len(gallery) // multi_index.SAMPLE), strict=False):
+        for k in (1, 3, 20):
+            probed = index._probe(gallery[row : row + 1], k, None, UNLIMITED, 1)
+            radius = asked.radius_of(k)
+            assert probed.found[0][0, -1] == radius
+            if radius < len(asked.buckets):
+                assert probed.effort[0].tolist() == [asked.buckets[radius], asked.codes[radius]]
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -333,7 +406,7 @@ def test_a_second_process_starts_from_the_compiled_kernels_in_the_cache() -> Non
     program = (
         "import numpy as np; from hashret.hamming import multi_index as m\n"
         "g = np.random.default_rng(0).integers(0, 256, (100, 8), dtype=np.uint8)\n"
-        "x = m.MultiIndex.build(g, 64); x._probe(g[:1], 1, None, 10**9, 1); x._probe_radius(g[:1], 1, None, 10**9)\n"
+        "x = m.MultiIndex.build(g, 64); x._probe(g[:1], 1, None, 1e9, 1); x._probe_within(g[:1], 1, None, 1e9, 1)\n"
         "for stats in (m.count.stats, m.fill.stats, m.search.stats, m.within.stats):\n"
         "    print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
     )

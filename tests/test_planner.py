@@ -3,64 +3,110 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hashret import HammingIndex, hamming
 from hashret.codes import pack
-from hashret.hamming import linear, planner, sample
+from hashret.hamming import costs, linear, planner, sample
 from hashret.hamming.rows import RowScan
 from hashret.hamming.tables import TableScan
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(planner, "user_cache", lambda: tmp_path)
-    planner.known_costs.cache_clear()
-    yield tmp_path
-    planner.known_costs.cache_clear()
-
-
 def test_costs_are_measured_once_and_kept(own_cache: Path) -> None:
-    assert not planner.are_measured() and planner.known_costs() == planner.Costs()
-    measured = planner.measure()
-    assert planner.are_measured() and planner.known_costs() == measured
+    assert not costs.are_measured() and costs.known_costs() == costs.Costs()
+    measured = costs.measure()
+    assert costs.are_measured() and costs.known_costs() == measured
     (file,) = own_cache.rglob("*.json")
     stored = json.loads(file.read_text())
     assert min(stored.values()) > 0 and stored["row_speedup"] >= 1
-    file.write_text("{")
-    planner.known_costs.cache_clear()
-    assert planner.known_costs() == planner.Costs(), "a damaged file is as good as none"
+    del stored["bucket"]
+    for text in ("{", json.dumps(stored)):
+        file.write_text(text)
+        costs.measured_costs.cache_clear()
+        assert costs.known_costs() == costs.Costs(), "a damaged file, or one of another version, is as good as none"
+        assert not costs.are_measured()
 
 
 def test_plans_follow_the_work(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert planner.plan(100, 8, 1, 10).kernel == "numpy"
+    assert planner.plan(100, 8, 8, 10).kernel != "numpy", "numpy takes its time for every query"
     monkeypatch.setattr(planner, "_cold_bytes", 0)
+    assert planner.plan(100, 8, 8, 10, loaded=False).kernel == "numpy"
     kernels = [planner.plan(10_000_000, 8, 1, 10, loaded=False).kernel for _ in range(3)]
     assert kernels == ["numpy", "row", "row"], "loading numba pays for who asks again"
     assert planner.plan(1_000_000, 8, 1, 10).kernel == "row"
     assert planner.plan(1_000_000, 8, 100, 10).kernel == "table"
     assert planner.plan(1_000_000, 8, 100, 10, threads=3).threads == 3
-    one, many = (planner.plan(1_000_000, 8, 100, k).predicted_ms for k in (1, 10_000))
-    assert many > one
+
+
+def test_what_takes_longer_is_predicted_to(own_cache: Path) -> None:
+    def predicted(n: int = 1_000_000, n_queries: int = 100, k: int | None = 10, **more: Any) -> float:
+        milliseconds = planner.plan(n, 8, n_queries, k, 1, **more).predicted_ms
+        assert milliseconds is not None
+        return milliseconds
+
+    assert predicted() < predicted(k=1000) < predicted(k=10_000) < predicted(n=10_000_000, k=10_000)
+    assert predicted() < predicted(flags=1_000_000) < predicted(flags=100_000_000)
+    assert predicted(k=None) < predicted(k=None, found=1000.0)
+    assert predicted(n_queries=1) < predicted(n_queries=8) < predicted(n_queries=64) < predicted()
+
+
+def test_buckets_are_chosen_by_what_they_look_up(own_cache: Path) -> None:
+    def plan(*lookups: tuple[int, int, bool], n_queries: int = 1) -> planner.Plan:
+        given = planner.Lookups(*(list(column) for column in zip(*lookups, strict=True)))
+        return planner.plan(1_000_000, 8, n_queries, 10, lookups=given)
+
+    few, many, unknown = (10, 100, True), (100_000, 10**6, True), (10, 100, False)
+    assert plan(few).kernel == "multi-index" and plan(few).threads == 1
+    assert plan(few, n_queries=1000).kernel == "multi-index"
+    assert plan(many).kernel == plan(unknown).kernel == "row"
+    mostly = [few] * 15 + [unknown]
+    assert plan(*mostly).kernel == "multi-index"
+    assert plan(*mostly).predicted_ms > plan(few).predicted_ms, "what is left to a scan is counted"
+    assert plan(few).budget_ns == pytest.approx(1e6 * costs.Costs().row_first, rel=0.1), "as much as a scan"
+    empty = planner.plan(1_000_000, 8, 1, 10, lookups=planner.Lookups([], [], []))
+    assert empty.kernel == "row"
 
 
 def test_an_explanation_says_what_was_done() -> None:
     rng = np.random.default_rng(0)
     gallery = rng.integers(0, 256, (5_000, 8), dtype=np.uint8)
     alive = rng.random(5_000) < 0.5
-    found, explanation = hamming.explained(gallery, gallery[:20], 3, alive=alive, threads=1)
+    *found, explanation = hamming.search(gallery, gallery[:20], 3, alive=alive, threads=1, explain=True)
     assert np.array_equal(found[1], hamming.search(gallery, gallery[:20], 3, alive=alive)[1])
     assert explanation.codes == alive.sum() and explanation.plan.threads == 1 and explanation.measured_ms > 0
     text = "\n".join(explanation.lines())
-    assert explanation.plan.kernel in text and "the answer is exact" in text
+    assert explanation.plan.kernel in text and text.endswith("codes compared with each query; the answer is exact")
+    few = np.arange(5_000) < 100
+    *found, explanation = hamming.search_radius(gallery, gallery[:20], 20, alive=few, explain=True)
+    expected = hamming.search_radius(gallery, gallery[:20], 20, alive=few)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True)) and explanation.codes == 100
+
+
+def test_an_index_explains_every_kind_of_search() -> None:
+    rng = np.random.default_rng(0)
     index = HammingIndex(64)
-    index.add(gallery)
-    (of_index,) = index.explain(gallery[:20], 3)
-    assert of_index.codes == 5_000
+    queries = rng.integers(0, 256, (20, 8), dtype=np.uint8)
+    assert index.search(queries, 3, explain=True)[2] == []
+    index.add(rng.integers(0, 256, (5_000, 8), dtype=np.uint8), records=[{"id": str(i)} for i in range(5_000)])
+    index.add(rng.integers(0, 256, (1_000, 8), dtype=np.uint8))
+    index.remove([5, 5_999])
+    logits = rng.standard_normal((20, 64), np.float32)
+    for found, expected in (
+        (index.search(queries, 3, explain=True), index.search(queries, 3)),
+        (index.search_radius(queries, 20, explain=True), index.search_radius(queries, 20)),
+        (index.search(logits, 3, metric="asymmetric", explain=True), index.search(logits, 3, metric="asymmetric")),
+    ):
+        *answer, explanations = found
+        assert all(np.array_equal(a, b) for a, b in zip(answer, expected, strict=True))
+        assert [each.codes for each in explanations] == [4_999, 999] and all(each.exact for each in explanations)
+    assert [each.plan.kernel for each in explanations] == ["lookup", "lookup"]
+    assert "not predicted, measured" in explanations[0].lines()[1], "nobody knows what logits leave to look at"
 
 
 @pytest.mark.parametrize("scan", [RowScan, TableScan])
@@ -89,12 +135,17 @@ def test_the_command_explains(hashret: Callable, tmp_path: Path, own_cache: Path
         pack(np.eye(16, dtype=bool)), records=[{"id": str(i), "path": f"{i}.jpg", "label": ""} for i in range(16)]
     )
     index.save(tmp_path / "i")
-    status, out, err = hashret("query", "--index", tmp_path / "i", "--code", "0000", "-k", 3, "--explain")
+    query = ["query", "--index", tmp_path / "i", "--code", "0000", "--explain"]
+    status, out, err = hashret(*query, "-k", 3)
     assert status == 0 and "the answer is exact" in out and "measuring what searches cost" in err
-    document = json.loads(hashret("query", "--index", tmp_path / "i", "--code", "0000", "--explain", "--json").out)
-    assert document["explain"][0]["codes"] == 16 and document["explain"][0]["plan"]["kernel"] == "numpy"
-    status, _, err = hashret("query", "--index", tmp_path / "i", "--code", "0000", "--radius", 3, "--explain")
-    assert status == 2 and "--explain is about the nearest codes by bits" in err
+    for words in (["-k", 3], ["--radius", 3]):
+        status, out, err = hashret(*query, *words, "--json")
+        assert status == 0 and err == "", "costs are measured once"
+        (explanation,) = json.loads(out)["explain"]
+        assert explanation["codes"] == 16 and explanation["exact"] and explanation["measured_costs"]
+        assert explanation["plan"]["kernel"] == "numpy" and explanation["plan"]["predicted_ms"] > 0
+    status, _, err = hashret("query", "--index", tmp_path / "i", "a.jpg", "--rerank", 20, "--explain")
+    assert status == 2 and "--explain is about one search among codes; leave out --rerank" in err
 
 
 def test_an_index_yields_its_near_pairs() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -49,7 +50,9 @@ def computed_by(kernel: str) -> Iterator[None]:
 
     def forced(*args: Any, **options: Any) -> planner.Plan:
         threads = signature.bind(*args, **options).arguments.get("threads")
-        return dataclasses.replace(plan(*args, **options), kernel=kernel, threads=threads or 1)
+        return dataclasses.replace(
+            plan(*args, **options), kernel=kernel, threads=threads or 1, budget_ns=math.inf
+        )
 
     with mock.patch.object(planner, "plan", forced):
         yield
@@ -99,13 +102,13 @@ class ByBuckets(Way):
     def search(
         self, gallery: Codes, queries: Codes, k: int, bits: int, alive: Bits | None = None, threads: int = 1
     ) -> Found:
-        with mock.patch.object(MultiIndex, "_budget", return_value=1 << 60):
+        with computed_by("multi-index"):
             return self._index(gallery, bits).search(queries, k, alive, threads)
 
     def within(
         self, gallery: Codes, queries: Codes, radius: int, bits: int, alive: Bits | None = None, threads: int = 1
     ) -> FoundWithin:
-        with mock.patch.object(MultiIndex, "_budget", return_value=1 << 60):
+        with computed_by("multi-index"):
             return self._index(gallery, bits).search_radius(queries, radius, alive, threads)
 
 

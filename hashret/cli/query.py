@@ -19,6 +19,7 @@ from hashret.cli.options import add_json_argument, box_of, check_writable, count
 from hashret.errors import UsageError
 
 if TYPE_CHECKING:
+    from hashret.hamming import Explanation
     from hashret.index.cosine import CosineIndex
     from hashret.index.hamming import HammingIndex
 
@@ -100,17 +101,18 @@ def run(args: argparse.Namespace) -> int:
     """Search and print."""
     _check(args)
     index, metric = _open(args)
-    if args.explain and (metric != "hamming" or args.radius is not None):
-        raise UsageError("--explain is about the nearest codes by bits; leave out --radius, --rerank and other metrics")
+    if args.explain:
+        if metric == "cosine" or args.rerank:
+            raise UsageError("--explain is about one search among codes; leave out --rerank and --metric cosine")
+        _measure_costs()
     radius = _radius(args.radius, metric)
     if args.code is None:
         queries, names = _encode(args, index, metric), list(args.photos)
     else:
         queries, names = _Queries(_code(args.code, index)), [args.code]
     started = time.perf_counter()
-    found = _search(args, index, metric, queries, radius)
+    found, explanations = _search(args, index, metric, queries, radius)
     search_ms = (time.perf_counter() - started) * 1000
-    explanations = _explain(args, index, queries.codes) if args.explain else []
     results = [_records(distances, ids, index, metric) for distances, ids in found]
     labels = _own_labels(names, queries, results, index) if args.sheet else []
     if args.not_itself:
@@ -265,34 +267,39 @@ def _encode(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric:
 
 def _search(
     args: argparse.Namespace, index: Any, metric: str, queries: _Queries, radius: float | None
-) -> list[tuple[Sequence[float], Sequence[int]]]:
-    """For each query its distances and ids; with --not-itself one more than asked for, to make up for the one left out."""
-    threads = {} if metric == "cosine" else {"threads": args.threads}
+) -> tuple[list[tuple[Sequence[float], Sequence[int]]], list[Explanation]]:
+    """For each query its distances and ids; with --not-itself one more than asked for, to make up for the one left out.
+
+    With --explain then also how the segments of the index were searched.
+    """
+    among_codes = {} if metric == "cosine" else {"threads": args.threads, "explain": args.explain}
     given = {"hamming": queries.codes, "asymmetric": queries.logits, "cosine": queries.features}[metric]
+    explanations: list[Explanation] = []
     if radius is not None:
-        offsets, distances, ids = index.search_radius(given, radius, **threads)
-        return [(distances[a:b].tolist(), ids[a:b].tolist()) for a, b in pairwise(offsets)]
+        offsets, distances, ids, *how = index.search_radius(given, radius, **among_codes)
+        explanations = how[0] if how else []
+        return [(distances[a:b].tolist(), ids[a:b].tolist()) for a, b in pairwise(offsets)], explanations
     k = min(args.k + args.not_itself, max(1, len(index)))
     if args.rerank:
         ranked_by = {"features" if metric == "cosine" else "logits": given}
         among = args.rerank + args.not_itself
         distances, ids, _ = index.search_two_stage(queries.codes, k, among, threads=args.threads, **ranked_by)
-    elif metric == "asymmetric":
-        distances, ids = index.search(given, k, metric=metric, **threads)
+    elif metric == "cosine":
+        distances, ids = index.search(given, k)
     else:
-        distances, ids = index.search(given, k, **threads)
-    return [(d[i >= 0].tolist(), i[i >= 0].tolist()) for d, i in zip(distances, ids, strict=True)]
+        distances, ids, *how = index.search(given, k, metric=metric, **among_codes)
+        explanations = how[0] if how else []
+    found = [(d[i >= 0].tolist(), i[i >= 0].tolist()) for d, i in zip(distances, ids, strict=True)]
+    return found, explanations
 
 
-def _explain(args: argparse.Namespace, index: Any, codes: Any) -> list[Any]:
-    """How the search was answered, by costs of this machine: measured now if they never were."""
-    from hashret.hamming import planner
+def _measure_costs() -> None:
+    """Predictions rest on costs of this machine: measured now if they never were."""
+    from hashret.hamming import costs
 
-    if not planner.are_measured():
+    if not costs.are_measured():
         print("measuring what searches cost on this machine, once ...", file=sys.stderr)
-        planner.measure()
-    explanations: list[Any] = index.explain(codes, args.k, args.threads)
-    return explanations
+        costs.measure()
 
 
 def _records(distances: Sequence[float], ids: Sequence[int], index: Any, metric: str) -> list[dict[str, Any]]:

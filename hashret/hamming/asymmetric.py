@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ from hashret.errors import CodeError
 from hashret.hamming import threads as pool
 from hashret.hamming import words
 from hashret.hamming.arguments import checked, checked_k, flags_of, gathered
-from hashret.hamming.planner import may_stay_cold
+from hashret.hamming.planner import Explanation, Plan, may_stay_cold
 
 Logits = npt.NDArray[np.float32]
 Similarities = npt.NDArray[np.float32]
@@ -47,13 +49,39 @@ _GROUP_BYTES = 1 << 26
 _KERNEL = "hashret.hamming.lookup_scan"
 
 
+@overload
 def search(
     gallery_NB: npt.ArrayLike,
     logits_QK: npt.ArrayLike,
     k: int,
     alive: npt.ArrayLike | None = None,
     threads: int | None = None,
-) -> Found:
+    *,
+    explain: Literal[False] = False,
+) -> Found: ...
+
+
+@overload
+def search(
+    gallery_NB: npt.ArrayLike,
+    logits_QK: npt.ArrayLike,
+    k: int,
+    alive: npt.ArrayLike | None = None,
+    threads: int | None = None,
+    *,
+    explain: Literal[True],
+) -> tuple[Similarities, npt.NDArray[np.int64], Explanation]: ...
+
+
+def search(
+    gallery_NB: npt.ArrayLike,
+    logits_QK: npt.ArrayLike,
+    k: int,
+    alive: npt.ArrayLike | None = None,
+    threads: int | None = None,
+    *,
+    explain: bool = False,
+) -> Any:
     """Similarities (Q, k) float32 and rows (Q, k) int64 of the k gallery codes most similar to the logits, exact.
 
     Descending; equal similarities give the earlier row. Beyond the number of living codes similarities are NaN and rows
@@ -61,8 +89,10 @@ def search(
 
     gallery_NB: packed uint8 codes of K bits; a memory-mapped gallery of whole 64-bit words is not copied. logits_QK: floats,
     thresholds subtracted, taken as float32. alive: a flag (N,) a gallery code, False leaves it out. threads: None takes all
-    cores. CodeError, SearchError for what does not fit, and for NaN or infinity.
+    cores. explain: a third thing comes back, an Explanation of how the search was answered; it predicts nothing, for how many
+    codes have to be looked at twice depends on the logits. CodeError, SearchError for what does not fit, and for NaN or infinity.
     """
+    started = time.perf_counter()
     logits, gallery, flags, n_threads = _checked(logits_QK, gallery_NB, alive, threads)
     k = checked_k(k)
     gallery, living, numbers = gathered(gallery, flags)
@@ -70,12 +100,21 @@ def search(
     work = len(logits) * gallery.size
     few_and_cold = len(logits) <= _FEW_QUERIES and _KERNEL not in sys.modules
     if work <= _PLAIN_WORK or (few_and_cold and may_stay_cold(work, _PLAIN_WORK_COLD)):
+        plan = Plan("numpy", 1, None, "too little work for a compiled kernel")
         found = _search_plain(gallery, logits, within, living)
     else:
+        if len(logits) * len(gallery) * words.words_per_code(gallery.shape[1]) <= _SMALL_WORK:
+            n_threads = 1
+        plan = Plan("lookup", n_threads, None, "sums of logits looked up in tables")
         found = _search_on_threads(gallery, logits, within, living, n_threads)
     if numbers is not None and len(numbers):
         found = found[0], np.where(found[1] < 0, -1, numbers[found[1]])
-    return merge([found], k)
+    found = merge([found], k)
+    if not explain:
+        return found
+    milliseconds = 1e3 * (time.perf_counter() - started)
+    codes = len(gallery) if living is None else int(np.count_nonzero(living))
+    return *found, Explanation(plan, milliseconds, codes)
 
 
 def similarities(logits_QK: npt.ArrayLike, gallery_NB: npt.ArrayLike) -> Similarities:
@@ -184,8 +223,6 @@ def _search_on_threads(gallery: Codes, logits: Logits, k: int, living: Bits | No
     """`search` by the lookup kernel: the rows split over threads, the queries into groups that fit into memory."""
     n_bits = 8 * words.WORD_BYTES * words.words_per_code(gallery.shape[1])
     largest = max(1, _GROUP_BYTES // (12 * k + 64 * n_bits))
-    if len(gallery) * len(logits) * n_bits <= 64 * _SMALL_WORK:
-        n_threads = 1
     step = max(_PART_ROWS, -(-len(gallery) // n_threads // _PART_ROWS) * _PART_ROWS)
     parts = [slice(start, min(start + step, len(gallery))) for start in range(0, max(1, len(gallery)), step)]
     found = np.empty((len(logits), k), np.float32), np.empty((len(logits), k), np.int64)

@@ -10,10 +10,14 @@ when the k-th distance found is no greater than that, so ties at the k-th distan
 A code may lie in several of these buckets. It counts in the first only: its other substrings tell whether an earlier bucket
 held it, so no memory of what was seen is needed.
 
-Budget. The number of buckets explodes with the radius. Work is counted in words that a linear scan compares in the same time,
-and what would cost more than the scan of the gallery is left to the scan: before a radius its buckets are charged (of the
-substrings that the k-th distance so far still asks for), before codes are compared those. A search so takes at most about
-twice the time of a scan on one thread, whatever the data, and stays exact.
+Budget. The number of buckets explodes with the radius, so a search begins with what it may cost: the time that a linear scan
+would take, by the costs of costs.py. Before a radius its buckets are charged (of the substrings that the k-th distance so far
+still asks for), before codes are compared those. What the budget does not pay for is left to the scan. A search so takes at
+most about twice the time of a scan, whatever the data, and stays exact.
+
+What to expect. When the buckets are made, some codes of the gallery are asked for, with a growing radius: a search for the k
+nearest looks at the same buckets as one with the k-th distance as its radius, so that one record tells the cost of any k and
+any radius. planner.py so knows beforehand whether buckets or a scan are cheaper.
 
 Source: Norouzi, Punjani, Fleet, "Fast exact search in Hamming space with multi-index hashing", 2014.
 Shape suffixes: N gallery codes, Q queries, P substrings, B bytes of a code.
@@ -21,24 +25,30 @@ Shape suffixes: N gallery codes, Q queries, P substrings, B bytes of a code.
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import functools
 import itertools
 import math
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from hashret.codes import Bits, Codes, bytes_per_code
 from hashret.errors import SearchError
-from hashret.hamming import exact, words
+from hashret.hamming import exact, planner, words
 from hashret.hamming import threads as pool
-from hashret.hamming.arguments import checked, checked_k, checked_radius
+from hashret.hamming.arguments import FEW_ALIVE, checked, checked_k, checked_radius
 from hashret.hamming.compiled import kernel
+from hashret.hamming.costs import known_costs
 from hashret.hamming.linear import FoundWithin
 from hashret.hamming.merge import Found
+from hashret.hamming.planner import Explanation, Lookups, Plan
 from hashret.hamming.rows import popcount
 from hashret.hamming.words import Words, words_per_code
 
@@ -49,19 +59,12 @@ MIN_SUBSTRING_BITS = 8
 MAX_ROWS = 2**32 - 1
 """Row numbers take 4 bytes."""
 
-BUCKET_WORK = 64
-"""Words that a linear scan compares while a bucket is looked up: two waits for memory, half hidden."""
-CODE_WORK = 4
-"""Words that a linear scan compares while one word is compared in a bucket."""
-BATCH = 8
-BATCH_GAIN = 5
-"""From so many queries a linear scan makes tables, and each query takes so much less time."""
-QUERIES_A_THREAD = 32
-"""Queries that are worth waking a thread for."""
 SAMPLE = 16
-"""Codes of the gallery that `expected_cost` asks for."""
-ROOM = 1 << 10
-"""Codes within a radius that are collected without counting them first."""
+"""Codes of the gallery that tell what searches cost."""
+SAMPLED_FLAGS = 256
+"""Flags that tell how many codes are alive."""
+ROOM = 1 << 12
+"""Codes within a radius that a thread collects without counting them first."""
 
 U = np.uint64
 ONE = np.uint64(1)
@@ -260,15 +263,17 @@ def ring_buckets(rings, radius, limit):  # type: ignore[no-untyped-def]
 def probe(query, width, tables, alive, budget, nearest, keys, state, effort, begins, ends):  # type: ignore[no-untyped-def]
     """Put the keys of living codes within a limit into `keys`; whether the budget did.
 
-    nearest: keep the smallest keys.size of them, as a heap; otherwise all, in any order, counting those without room.
-    state, effort: as named above. begins, ends: memory.
+    budget: what may be spent, what a bucket and what a word of a code costs, in nanoseconds. nearest: keep the smallest
+    keys.size of them, as a heap; otherwise all, in any order, counting those without room. state, effort: as named above.
+    begins, ends: memory.
     """
     cuts, rings, starts, rows, codes = tables
     m = cuts.shape[0]
     n_rows = U(rows.size // m)
-    work = 0
+    most, a_bucket, a_word = budget
+    work = 0.0
     for radius in range(rings.shape[1]):
-        if work + ring_buckets(rings, radius, state[LIMIT]) * BUCKET_WORK > budget:
+        if work + ring_buckets(rings, radius, state[LIMIT]) * a_bucket > most:
             return False
         for p in range(m):
             # Codes not seen so far are at least this far away.
@@ -282,8 +287,8 @@ def probe(query, width, tables, alive, budget, nearest, keys, state, effort, beg
                     value, flips, end_of_flips, starts, cuts[p, FIRST_BUCKET], n_rows * U(p), begins, ends
                 )
                 effort[BUCKETS] += n_buckets
-                work += n_buckets * BUCKET_WORK + n_codes * len(width) * CODE_WORK
-                if work > budget:
+                work += n_buckets * a_bucket + n_codes * len(width) * a_word
+                if work > most:
                     return False
                 effort[CODES] += n_codes
                 compare(n_full, begins, ends, query, width, p, radius, cuts, rows, codes, alive, nearest, keys, state)
@@ -323,36 +328,32 @@ def begin_search(farthest, state):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def within(queries, width, tables, alive, budget, radius, keys, state, effort):  # type: ignore[no-untyped-def]
-    """Collect the keys of all living codes within the radius of the first query, in any order; whether the budget did."""
+def within(queries, width, tables, alive, budget, radius, keys, counts, answered, effort):  # type: ignore[no-untyped-def]
+    """Collect the keys of all living codes within the radius of each query in turn, in any order, as long as there is room.
+
+    counts: codes within the radius of each query, 0 where the budget did not do.
+    """
     query = np.empty(len(width), np.uint64)
     begins, ends = np.empty(CHUNK + 1, np.uint64), np.empty(CHUNK + 1, np.uint64)
-    for w in range(len(width)):
-        query[w] = in_bit_order(queries[0, w])
-    begin_search(radius, state)
-    return probe(query, width, tables, alive, budget, False, keys, state, effort, begins, ends)
-
-
-class Cost(NamedTuple):
-    """What a search costs, on average over some."""
-
-    buckets: float
-    """Buckets looked up."""
-    codes: float
-    """Codes compared in them."""
-    scans: float
-    """Share of the searches that a linear scan has to answer."""
-    of_scan: float
-    """The time as estimated, a linear scan being 1."""
+    state = np.empty(3, np.int64)
+    at = 0
+    for j in range(queries.shape[0]):
+        for w in range(len(width)):
+            query[w] = in_bit_order(queries[j, w])
+        begin_search(radius, state)
+        room = keys[min(at, keys.size) :]
+        answered[j] = probe(query, width, tables, alive, budget, False, room, state, effort[j], begins, ends)
+        counts[j] = state[HELD] if answered[j] else 0
+        at += counts[j]
 
 
 class Probed(NamedTuple):
     """What the buckets gave within a budget, and what was looked at."""
 
-    distances: npt.NDArray[np.int32]
-    rows: npt.NDArray[np.int64]
+    found: tuple[npt.NDArray[Any], ...]
+    """Distances (Q, k) int32 and rows (Q, k) int64; or counts (Q,) and keys one query after the other, of a radius search."""
     answered: Bits
-    """Of each query: whether the budget did; if not, distances and rows are not yet the nearest."""
+    """Of each query: whether the budget did; if not, what was found is not yet the answer."""
     effort: npt.NDArray[np.int64]
     """(Q, 2): buckets looked up, codes compared."""
 
@@ -369,6 +370,8 @@ class MultiIndex:
     _tables: tuple[npt.NDArray[Any], ...] = field(repr=False)
     """cuts (P, 5): where each substring lies, as named above; rings (P, radii): its buckets at each radius; starts (all buckets)
     uint32: where each begins among the substring's codes; rows (P * N) uint32 and codes (P * N * words), bucket by bucket."""
+    _sample: list[_Sampled] = field(repr=False)
+    """What some codes of the gallery, asked for, took."""
 
     @classmethod
     def build(
@@ -395,7 +398,11 @@ class MultiIndex:
         codes = np.empty(len(cuts) * n * n_words, np.uint64)
         tasks = [functools.partial(_sort, gallery, cuts, p, starts, rows, codes) for p in range(len(cuts))]
         squares = pool.run(tasks, n_threads)
-        return cls(gallery, int(code_size), sum(squares) / max(1, len(rows)), (cuts, rings, starts, rows, codes))
+        tables = cuts, rings, starts, rows, codes
+        made = cls(gallery, int(code_size), sum(squares) / max(1, len(rows)), tables, [])
+        asked = [gallery[i : i + 1] for i in range(0, n, n // SAMPLE or 1)[:SAMPLE]]
+        sample = pool.run([functools.partial(made._ask, code) for code in asked], n_threads)
+        return dataclasses.replace(made, _sample=sample)
 
     @staticmethod
     def bytes_needed(n: int, code_size: int, n_substrings: int | None = None) -> int:
@@ -414,93 +421,266 @@ class MultiIndex:
         """Substrings that a code is cut into."""
         return len(self._tables[0])
 
+    def beside(self, gallery_NB: Codes) -> MultiIndex:
+        """The same for another array of the same codes, one that is mapped from a file for instance; they are not compared."""
+        return dataclasses.replace(self, gallery_NB=gallery_NB)
+
+    @overload
     def search(
-        self, queries_QB: npt.ArrayLike, k: int, alive: npt.ArrayLike | None = None, threads: int | None = None
-    ) -> Found:
+        self,
+        queries_QB: npt.ArrayLike,
+        k: int,
+        alive: npt.ArrayLike | None = None,
+        threads: int | None = None,
+        *,
+        explain: Literal[False] = False,
+    ) -> Found: ...
+
+    @overload
+    def search(
+        self,
+        queries_QB: npt.ArrayLike,
+        k: int,
+        alive: npt.ArrayLike | None = None,
+        threads: int | None = None,
+        *,
+        explain: Literal[True],
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], Explanation]: ...
+
+    def search(
+        self,
+        queries_QB: npt.ArrayLike,
+        k: int,
+        alive: npt.ArrayLike | None = None,
+        threads: int | None = None,
+        *,
+        explain: bool = False,
+    ) -> Any:
         """Distances (Q, k) int32 and rows (Q, k) int64 of the k nearest gallery codes: the bytes of `hamming.search`.
 
-        Ascending by (distance, row), padded with -1. Arguments as there; the answer does not depend on `threads`.
+        Ascending by (distance, row), padded with -1. Arguments as there; the answer does not depend on `threads`. The buckets
+        are used when the planner expects them to be cheaper than a scan, and for the queries that turn out to be so.
         """
-        gallery, queries, living, n_threads = checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
+        started = time.perf_counter()
+        gallery, queries, living, _ = checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
         k = checked_k(k)
-        budget = self._budget(len(queries))
-        if k * CODE_WORK * words_per_code(queries.shape[1]) > budget:
-            return exact.search(gallery, queries, k, self.code_size, living, threads)
-        distances, rows, answered, _ = self._probe(queries, k, living, budget, n_threads)
-        left = np.flatnonzero(~answered)
+        share = _share_alive(living)
+        plan = self._plan(len(queries), k, threads, share, self._lookups(lambda asked: asked.radius_of(k / share + 1)))
+        if plan.kernel != "multi-index":
+            scanned, explained = exact.nearest(gallery, queries, k, living, threads)
+            return (*scanned, _with_reason(plan, explained(started))) if explain else scanned
+        probed = self._probe(queries, k, living, plan.budget_ns, plan.threads)
+        distances, rows = probed.found
+        left = np.flatnonzero(~probed.answered)
         if len(left):
-            distances[left], rows[left] = exact.search(gallery, queries[left], k, self.code_size, living, threads)
-        return distances, rows
+            distances[left], rows[left] = exact.nearest(gallery, queries[left], k, living, threads)[0]
+        return (distances, rows, self._explained(plan, started, probed, living)) if explain else (distances, rows)
+
+    @overload
+    def search_radius(
+        self,
+        queries_QB: npt.ArrayLike,
+        radius: int,
+        alive: npt.ArrayLike | None = None,
+        threads: int | None = None,
+        *,
+        explain: Literal[False] = False,
+    ) -> FoundWithin: ...
+
+    @overload
+    def search_radius(
+        self,
+        queries_QB: npt.ArrayLike,
+        radius: int,
+        alive: npt.ArrayLike | None = None,
+        threads: int | None = None,
+        *,
+        explain: Literal[True],
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64], Explanation]: ...
 
     def search_radius(
-        self, queries_QB: npt.ArrayLike, radius: int, alive: npt.ArrayLike | None = None, threads: int | None = None
-    ) -> FoundWithin:
-        """Offsets (Q + 1) int64, distances int32 and rows int64 of all codes at most `radius` away: CSR as in `hamming`."""
-        gallery, queries, living, _ = checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
-        radius = checked_radius(radius)
-        budget = self._budget(len(queries))
-        found = [self._probe_radius(queries[j : j + 1], radius, living, budget) for j in range(len(queries))]
-        left = [j for j, keys in enumerate(found) if keys is None]
-        if left:
-            scanned = exact.search_radius(gallery, queries[left], radius, self.code_size, living, threads)
-            for i, j in enumerate(left):
-                part = slice(scanned[0][i], scanned[0][i + 1])
-                found[j] = scanned[1][part].astype(np.int64) << KEY_SHIFT | scanned[2][part]
-        keys = np.concatenate([np.empty(0, np.int64), *(part for part in found if part is not None)])
-        offsets = np.cumsum([0, *(len(part) for part in found if part is not None)], dtype=np.int64)
-        return offsets, (keys >> KEY_SHIFT).astype(np.int32), keys & KEY_ROW
+        self,
+        queries_QB: npt.ArrayLike,
+        radius: int,
+        alive: npt.ArrayLike | None = None,
+        threads: int | None = None,
+        *,
+        explain: bool = False,
+    ) -> Any:
+        """Offsets (Q + 1) int64, distances int32 and rows int64 of all codes at most `radius` away: CSR as in `hamming`.
 
-    def expected_cost(self, k: int) -> Cost:
-        """What one search for the k nearest costs, from searches for some codes of the gallery (their own row not counted).
-
-        Takes the time of that many searches, at most that of 16 scans. Queries unlike the gallery cost more.
+        Arguments as there; the buckets are used as `search` uses them.
         """
-        n, n_words = len(self.gallery_NB), words_per_code(self.gallery_NB.shape[1])
-        budget = self._budget(1)
-        if (k + 1) * CODE_WORK * n_words > budget:
-            return Cost(0.0, 0.0, 1.0, 1.0)
-        queries = self.gallery_NB[:: n // SAMPLE or 1][:SAMPLE]
-        probed = self._probe(queries, k + 1, None, budget, 1)
-        buckets, codes = (float(mean) for mean in probed.effort.mean(axis=0))
-        scans = float(1 - probed.answered.mean())
-        work = buckets * BUCKET_WORK + codes * CODE_WORK * n_words
-        return Cost(buckets, codes, scans, work / (n * n_words) + scans)
+        started = time.perf_counter()
+        gallery, queries, living, _ = checked(self.gallery_NB, queries_QB, self.code_size, alive, threads)
+        radius = min(checked_radius(radius), self.code_size)
+        share = _share_alive(living)
+        plan = self._plan(len(queries), None, threads, share, self._lookups(lambda _: radius), radius)
+        if plan.kernel != "multi-index":
+            radii = np.full(len(queries), radius)
+            found, explained = exact.within(gallery, queries, radii, living, threads)
+            return (*found, _with_reason(plan, explained(started))) if explain else found
+        probed = self._probe_within(queries, radius, living, plan.budget_ns, plan.threads)
+        counts, keys = probed.found
+        parts = _split(keys, np.cumsum([0, *counts]))
+        left = np.flatnonzero(~probed.answered)
+        if len(left):
+            radii = np.full(len(left), radius)
+            offsets, distances, rows = exact.within(gallery, queries[left], radii, living, threads)[0]
+            scanned = _split(distances.astype(np.int64) << KEY_SHIFT | rows, offsets)
+            for query, part in zip(left.tolist(), scanned, strict=True):
+                parts[query] = part
+        for part in parts:
+            part.sort()
+        keys = np.concatenate([keys[:0], *parts])
+        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        found = offsets, (keys >> KEY_SHIFT).astype(np.int32), keys & KEY_ROW
+        return (*found, self._explained(plan, started, probed, living)) if explain else found
 
-    def _budget(self, n_queries: int) -> int:
-        """The work of a linear scan for one of so many queries, on one thread."""
-        n_words = words_per_code(self.gallery_NB.shape[1])
-        return len(self.gallery_NB) * n_words // (BATCH_GAIN if n_queries >= BATCH else 1)
+    def effort(self, query_1B: Codes, radius: int, budget_ns: float = math.inf) -> tuple[int, int, int, bool]:
+        """Buckets that one query looks up for all codes within a radius, codes compared, codes found, and whether within the
+        budget. The bytes are not checked; for measuring."""
+        probed = self._probe_within(query_1B, radius, None, budget_ns, 1, room=0)
+        buckets, codes = probed.effort[0].tolist()
+        return buckets, codes, int(probed.found[0][0]), bool(probed.answered[0])
 
-    def _probe(self, queries: Codes, k: int, living: Bits | None, budget: int, n_threads: int) -> Probed:
+    def _ask(self, code_1B: Codes) -> _Sampled:
+        """What a search for a code takes at each radius, up to what a scan costs."""
+        asked = _Sampled([], [], [], len(self.gallery_NB))
+        budget_ns = planner.scan_cost(*self.gallery_NB.shape)
+        for radius in range(self.code_size + 1):
+            buckets, codes, found, answered = self.effort(code_1B, radius, budget_ns)
+            if not answered:
+                break
+            asked.buckets.append(buckets)
+            asked.codes.append(codes)
+            asked.found.append(found)
+        return asked
+
+    def _lookups(self, radius_of: Callable[[_Sampled], int]) -> Lookups:
+        """What codes of the gallery looked up within the radius that each of them needs."""
+        found = Lookups([], [], [])
+        for asked in self._sample:
+            radius = radius_of(asked)
+            enough = radius < len(asked.buckets)
+            last = min(radius, len(asked.buckets) - 1)
+            found.buckets.append(asked.buckets[last] if last >= 0 else 0)
+            found.codes.append(asked.codes[last] if last >= 0 else 0)
+            found.enough.append(enough)
+        return found
+
+    def _plan(
+        self, n_queries: int, k: int | None, threads: int | None, share: float, lookups: Lookups, radius: int = 0
+    ) -> Plan:
+        """Buckets or a scan; radius: of a search without k."""
+        n, n_bytes = self.gallery_NB.shape
+        among = n if share * FEW_ALIVE > 1 else round(n * share)
+        found = 0.0
+        if k is None:
+            seen = [asked.found[radius] for asked in self._sample if radius < len(asked.found)]
+            found = share * (sum(seen) / len(seen) if seen else n * planner.share_within(self.code_size, radius))
+        flags = n if share < 1 else 0
+        return planner.plan(among, n_bytes, n_queries, k, threads, found=found, flags=flags, lookups=lookups)
+
+    def _probe(self, queries: Codes, k: int, living: Bits | None, budget_ns: float, n_threads: int) -> Probed:
         """The k nearest of each query, where its budget does."""
         n_queries = len(queries)
         probed = Probed(
-            np.empty((n_queries, k), np.int32),
-            np.empty((n_queries, k), np.int64),
+            (np.empty((n_queries, k), np.int32), np.empty((n_queries, k), np.int64)),
             np.empty(n_queries, np.bool_),
             np.zeros((n_queries, 2), np.int64),
         )
-        each = max(QUERIES_A_THREAD, -(-n_queries // n_threads))
-        parts = [slice(first, first + each) for first in range(0, n_queries, each)]
-        padded, flags = words.padded(queries), _flags(living)
-        arguments = (0,) * padded.shape[1], self._tables, flags, budget, 8 * queries.shape[1]
-        tasks = [functools.partial(search, padded[part], *arguments, *(out[part] for out in probed)) for part in parts]
+        out = *probed.found, probed.answered, probed.effort
+        arguments = *self._arguments(living, budget_ns), 8 * queries.shape[1]
+        padded = words.padded(queries)
+        width = (0,) * padded.shape[1]
+        tasks = [
+            functools.partial(search, padded[part], width, *arguments, *(array[part] for array in out))
+            for part in _parts(n_queries, n_threads)
+        ]
         pool.run(tasks, n_threads)
         return probed
 
-    def _probe_radius(
-        self, query: Codes, radius: int, living: Bits | None, budget: int
-    ) -> npt.NDArray[np.int64] | None:
-        """Keys of the codes within the radius of one query, ascending; None where the budget does not do."""
-        padded, flags = words.padded(query), _flags(living)
-        keys, state, effort = np.empty(ROOM, np.int64), np.empty(3, np.int64), np.zeros(2, np.int64)
-        arguments = padded, (0,) * padded.shape[1], self._tables, flags, budget, min(radius, 8 * query.shape[1])
-        if not within(*arguments, keys, state, effort):
-            return None
-        if state[HELD] > len(keys):
-            keys = np.empty(state[HELD], np.int64)
-            within(*arguments, keys, state, effort)
-        return np.sort(keys[: state[HELD]])
+    def _probe_within(
+        self, queries: Codes, radius: int, living: Bits | None, budget_ns: float, n_threads: int, room: int = ROOM
+    ) -> Probed:
+        """The codes within the radius of each query, where its budget does; counted, not collected, with no room."""
+        padded = words.padded(queries)
+        width = (0,) * padded.shape[1]
+        arguments = *self._arguments(living, budget_ns), radius
+
+        def collect(part: slice) -> Probed:
+            n_queries = part.stop - part.start
+            counts, answered = np.empty(n_queries, np.int64), np.empty(n_queries, np.bool_)
+            keys = np.empty(room, np.int64)
+            while True:
+                effort = np.zeros((n_queries, 2), np.int64)
+                within(padded[part], width, *arguments, keys, counts, answered, effort)
+                n_found = int(counts.sum())
+                if n_found <= len(keys) or not room:
+                    return Probed((counts, keys[:n_found]), answered, effort)
+                keys = np.empty(n_found, np.int64)
+
+        tasks = [functools.partial(collect, part) for part in _parts(len(queries), n_threads)]
+        probed = pool.run(tasks, n_threads)
+        counts, keys = (np.concatenate([each.found[i] for each in probed]) for i in (0, 1))
+        return Probed(
+            (counts, keys),
+            np.concatenate([each.answered for each in probed]),
+            np.concatenate([each.effort for each in probed]),
+        )
+
+    def _arguments(self, living: Bits | None, budget_ns: float) -> tuple[Any, ...]:
+        """What kernels take: tables, alive, budget."""
+        costs = known_costs()
+        return self._tables, _flags(living), (float(budget_ns), costs.bucket, costs.bucket_word)
+
+    def _explained(self, plan: Plan, started: float, probed: Probed, living: Bits | None) -> Explanation:
+        """How a search that began at `started` was answered."""
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        left = int(np.count_nonzero(~probed.answered))
+        buckets, codes = (float(mean) for mean in probed.effort.mean(axis=0))
+        if left:
+            n = len(self.gallery_NB) if living is None else int(np.count_nonzero(living))
+            codes += n * left / len(probed.answered)
+        return Explanation(plan, milliseconds, codes, buckets, left)
+
+
+class _Sampled(NamedTuple):
+    """A code of the gallery, asked for with the radius 0, 1, 2 and so on, as long as that is cheaper than a scan."""
+
+    buckets: list[int]
+    codes: list[int]
+    found: list[int]
+    n: int
+
+    def radius_of(self, rank: float) -> int:
+        """The radius within which so many codes were found (the code itself is one); one more than was asked for if none."""
+        return bisect.bisect_left(self.found, min(rank, self.n))
+
+
+def _parts(n: int, count: int) -> list[slice]:
+    """At most `count` consecutive slices of 0..n, one at least."""
+    each = max(1, -(-n // count))
+    return [slice(first, min(n, first + each)) for first in range(0, max(1, n), each)]
+
+
+def _split(keys: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """The keys of each query."""
+    return [keys[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
+
+
+def _share_alive(living: Bits | None) -> float:
+    """About which share of the codes is alive, from some of their flags; never 0."""
+    if living is None or not len(living):
+        return 1.0
+    some = living[:: len(living) // SAMPLED_FLAGS or 1]
+    return max(1, int(np.count_nonzero(some))) / len(some)
+
+
+def _with_reason(plan: Plan, scanned: Explanation) -> Explanation:
+    """How a scan answered, with what speaks against buckets."""
+    return dataclasses.replace(scanned, plan=dataclasses.replace(scanned.plan, reason=plan.reason))
 
 
 def _substrings(n: int, code_size: int, wanted: int | None) -> int:

@@ -1,34 +1,22 @@
-"""Which kernel answers a search, on how many threads, and what that should cost.
+"""Which kernel answers a search, on how many threads, and what that should cost: the sum of what costs.py measured.
 
-Costs are a handful of numbers measured on the machine (`measure`, about two seconds, kept in the user's cache folder); until
-they are, those of one two-core server stand in. Every plan gives the same answer, so a wrong cost wastes time and nothing else.
+Every plan gives the same answer, so a wrong cost wastes time and nothing else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import logging
 import math
-import os
-import platform
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-
-from hashret.hamming.cache import user_cache
-from hashret.hamming.sample import BLOCK_ROWS, SAMPLED_BLOCKS, rank_in_sample, samples
+from hashret.hamming.costs import Costs, are_measured, candidates, known_costs
+from hashret.hamming.sample import BLOCK_ROWS, samples
 from hashret.hamming.threads import available_threads
 from hashret.hamming.words import words_per_code
 
-_log = logging.getLogger("hashret.hamming")
-
 NUMPY_WORK = 1 << 14
-"""Bytes compared up to which numpy is always quicker than a compiled kernel's start."""
+"""Bytes compared up to which numpy never loads numba."""
 NUMPY_WORK_COLD = 1 << 27
 """Bytes compared, in all the life of a process, up to which numpy beats loading numba and its cached kernels."""
 
@@ -49,192 +37,195 @@ def may_stay_cold(n_bytes: int, budget: int) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Costs:
-    """What kernels cost on one machine, in nanoseconds; a word is 64 bits of a code."""
-
-    row_first: float = 0.30
-    """Row kernel: a word, for the first query (memory)."""
-    row_next: float = 0.14
-    """Row kernel: a word, for each further query."""
-    block: float = 310.0
-    """Table kernel: turning a block of 512 rows over and making its tables, a word of the code."""
-    block_query: float = 15.0
-    """Table kernel: a query and a block, codes of one word."""
-    block_query_more: float = 19.0
-    """The same for each further word."""
-    take: float = 25.0
-    """A candidate for the k nearest."""
-    call: float = 40_000.0
-    """A search of nothing."""
-    thread: float = 60_000.0
-    """Waking one thread more."""
-    row_speedup: float = 1.8
-    """Row kernel, one query, on all threads: how many times as fast."""
-    table_speedup: float = 1.9
-    """The same for the table kernel."""
-    threads: int = 2
-    """What "all threads" were."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
-    """Who computes a search. kernel: "numpy", "row" or "table"; predicted_ms: what it should take, in milliseconds."""
+    """Who computes a search, on how many threads, what it should take, and why."""
 
     kernel: str
+    """numpy, row, table, multi-index, or lookup (asymmetric search)."""
     threads: int
-    predicted_ms: float
+    predicted_ms: float | None
+    """None where nothing is predicted."""
     reason: str
+    budget_ns: float = 0.0
+    """Multi-index: the work of one thread that a query may take before it is left to a linear scan."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """How a search was answered; every answer is exact."""
+    """How a search was answered, and what it cost."""
 
     plan: Plan
     measured_ms: float
-    codes: int
-    """Codes in the index that were compared with every query (allowed and alive)."""
-    measured_costs: bool
+    codes: float
+    """Codes compared with a query (allowed and alive), on average over the queries."""
+    buckets: float = 0.0
+    """Buckets looked up for a query, on average: multi-index hashing only."""
+    left: int = 0
+    """Queries that multi-index hashing left to a linear scan."""
+    measured_costs: bool = dataclasses.field(default_factory=are_measured)
     """Whether the prediction rests on costs measured on this machine."""
+    exact: bool = True
 
     def lines(self) -> list[str]:
         """The explanation in words."""
+        plan = self.plan
+        threads = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
         costs = "costs measured on this machine" if self.measured_costs else "costs of another machine"
-        threads = "1 thread" if self.plan.threads == 1 else f"{self.plan.threads} threads"
+        predicted = "not predicted" if plan.predicted_ms is None else f"predicted {plan.predicted_ms:.3f} ms ({costs})"
+        looked_at = f"{self.codes:,.10g} codes compared with each query"
+        if plan.kernel == "multi-index":
+            left = f", {self.left:,} of the queries left to a linear scan" if self.left else ""
+            looked_at = f"{self.buckets:,.0f} buckets looked up and {self.codes:,.0f} codes compared with a query{left}"
         return [
-            f"{self.plan.kernel} kernel on {threads}: {self.plan.reason}",
-            f"predicted {self.plan.predicted_ms:.2f} ms ({costs}), measured {self.measured_ms:.2f} ms",
-            f"{self.codes:,} codes compared with each query; the answer is exact",
+            f"{plan.kernel} kernel on {threads}: {plan.reason}",
+            f"{predicted}, measured {self.measured_ms:.3f} ms",
+            f"{looked_at}; the answer is {'exact' if self.exact else 'not exact'}",
         ]
 
 
-def plan(
-    n: int, n_bytes: int, n_queries: int, k: int | None, threads: int | None = None, *, loaded: bool = True
-) -> Plan:
-    """The cheapest plan for a search. k None: a radius search. threads None: as many as pay, up to all cores.
+class Lookups(NamedTuple):
+    """What multi-index hashing looks at for each of some queries that are like those to come."""
 
-    loaded: whether numba is; one small search is not worth loading it.
+    buckets: list[int]
+    codes: list[int]
+    enough: list[bool]
+    """Whether that answers the query; where it does not, more may cost anything."""
+
+
+def plan(
+    n: int,
+    n_bytes: int,
+    n_queries: int,
+    k: int | None,
+    threads: int | None = None,
+    *,
+    found: float = 0.0,
+    flags: int = 0,
+    lookups: Lookups | None = None,
+    loaded: bool = True,
+) -> Plan:
+    """The cheapest plan for a search among n codes, in memory and with kernels compiled.
+
+    k None: a radius search that will give `found` codes a query. threads None: as many as pay, up to all cores. flags: how
+    many codes have a flag (alive or not): n where the kernel meets the flags, more where n codes are copied together first.
+    lookups: what buckets would cost, where there are any. loaded: whether numba is; one small search is not worth loading it.
     """
     costs = known_costs()
+    asked = _Asked(costs, n, words_per_code(n_bytes), n_queries, k, found, masked=0 < flags <= n)
+    before = flags * costs.flag + n * costs.copy if flags > n else 0.0
     work = n_queries * n * n_bytes
-    if work <= NUMPY_WORK:
-        return Plan("numpy", 1, costs.call / 1e6 + work / 1e6, "too little work for a compiled kernel")
-    if not loaded and n_queries <= 8 and may_stay_cold(work, NUMPY_WORK_COLD):
-        return Plan("numpy", 1, costs.call / 1e6 + work / 1e6, "one small search, done before numba is loaded")
-    n_words = words_per_code(n_bytes)
-    counts = sorted({1, available_threads()}) if threads is None else [threads]
-    plans = []
-    for kernel, alone, speedup in (
-        ("row", row_cost(costs, n, n_words, n_queries), costs.row_speedup),
-        ("table", table_cost(costs, n, n_words, n_queries), costs.table_speedup),
-    ):
-        for count in counts:
-            faster = 1.0 if count == 1 else 1 + (speedup - 1) * (count - 1) / max(1, costs.threads - 1)
-            taking = 0.0 if k is None else costs.take * n_queries * candidates(n / count, k)
-            nanoseconds = costs.call + alone / faster + taking + (count - 1) * costs.thread
-            plans.append((nanoseconds, count, kernel))
-    nanoseconds, count, kernel = min(plans)
-    others = ", ".join(f"{name} on {c}: {ns / 1e6:.2f} ms" for ns, c, name in sorted(plans)[1:])
-    return Plan(kernel, count, nanoseconds / 1e6, f"the cheapest; {others}")
+    if not loaded and (work <= NUMPY_WORK or (n_queries <= 8 and may_stay_cold(work, NUMPY_WORK_COLD))):
+        predicted_ms = (before + asked.of_numpy()) / 1e6
+        return Plan("numpy", 1, predicted_ms, "one small search, done before numba is loaded")
+    most = available_threads() if threads is None else threads
+    ways = asked.linear_ways({1, most} if threads is None else {threads})
+    if lookups is not None and lookups.enough and n_queries:
+        cheapest = min(ways).nanoseconds
+        ways += [asked.by_buckets(lookups, cheapest, count) for count in sorted({1, min(n_queries, most)})]
+    best, *others = sorted(ways)
+    named = ", ".join(f"{way.kernel} on {way.threads}: {way.nanoseconds / 1e6:.3g} ms" for way in others)
+    return Plan(best.kernel, best.threads, (before + best.nanoseconds) / 1e6, f"the cheapest; {named}", best.budget)
 
 
-def row_cost(costs: Costs, n: int, n_words: int, n_queries: int) -> float:
-    """Nanoseconds of the row kernel on one thread, without taking candidates."""
-    return n * n_words * (costs.row_first + max(0, n_queries - 1) * costs.row_next)
+def scan_cost(n: int, n_bytes: int) -> float:
+    """Nanoseconds that a linear scan for one query takes on one thread."""
+    return min(_Asked(known_costs(), n, words_per_code(n_bytes), 1, 1).linear_ways({1})).nanoseconds
 
 
-def table_cost(costs: Costs, n: int, n_words: int, n_queries: int) -> float:
-    """Nanoseconds of the table kernel on one thread, without taking candidates."""
-    a_query = costs.block_query + (n_words - 1) * costs.block_query_more
-    return -(-n // BLOCK_ROWS) * (n_words * costs.block + n_queries * a_query)
+class _Way(NamedTuple):
+    """A way to answer a search, and what it should take."""
+
+    nanoseconds: float
+    threads: int
+    kernel: str
+    budget: float = 0.0
 
 
-def candidates(n: float, k: int) -> float:
-    """Codes in random order that are, when they are met, among the k nearest so far, or pass the limit of a sample."""
-    if n <= k:
-        return n
-    in_row_order = k * (1 + math.log(n / k))
-    return min(in_row_order, SAMPLED_BLOCKS * rank_in_sample(k)) if samples(int(n), k) else in_row_order
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A search, and what it costs on this machine."""
+
+    costs: Costs
+    n: int
+    n_words: int
+    n_queries: int
+    k: int | None
+    found: float = 0.0
+    masked: bool = False
+
+    def linear_ways(self, counts: set[int]) -> list[_Way]:
+        """All codes compared by numpy, or by either kernel on so many threads."""
+        costs = self.costs
+        row, table = self.of_rows(), self.of_tables()
+        ways = [_Way(self.of_numpy(), 1, "numpy")]
+        for count in sorted(counts):
+            candidates = self.n_queries * self.candidates(count)
+            ending = costs.call + (count - 1) * costs.thread + self.of_answers(count)
+            rows = ending + row / self.faster(costs.row_speedup, count) + candidates * costs.row_take
+            tables = ending + table / self.faster(costs.table_speedup, count) + candidates * costs.table_take
+            ways += [_Way(rows, count, "row"), _Way(tables, count, "table")]
+        return ways
+
+    def by_buckets(self, lookups: Lookups, linear: float, count: int) -> _Way:
+        """Buckets looked up for each query; those that they do not answer at the cost of a scan are then scanned for."""
+        costs = self.costs
+        faster = self.faster(costs.table_speedup, count)
+        budget = max(0.0, linear - costs.call) * faster / self.n_queries
+        work, left = 0.0, 0
+        for buckets, codes, enough in zip(*lookups, strict=True):
+            needed = buckets * costs.bucket + codes * self.n_words * costs.bucket_word
+            work += min(needed, budget)
+            left += not enough or needed > budget
+        nanoseconds = costs.call + (count - 1) * costs.thread + self.of_answers(1)
+        nanoseconds += self.n_queries * work / len(lookups.enough) / faster
+        n_left = self.n_queries * left / len(lookups.enough)
+        if n_left:
+            again = dataclasses.replace(self, n_queries=max(1, round(n_left)))
+            nanoseconds += min(1.0, n_left) * min(again.linear_ways({count})).nanoseconds
+        return _Way(nanoseconds, count, "multi-index", budget)
+
+    def of_numpy(self) -> float:
+        """numpy, in all."""
+        costs = self.costs
+        taking = costs.numpy_take * (self.found if self.k is None else min(self.k, self.n))
+        a_query = costs.numpy_query + self.n * (costs.numpy_code + self.n_words * costs.numpy_word) + taking
+        return self.n_queries * a_query
+
+    def of_answers(self, count: int) -> float:
+        """Putting what was found in order: by so many threads, each for its rows, and then together."""
+        costs = self.costs
+        if self.k is None:
+            return self.n_queries * self.found * costs.collect
+        ordered = min(self.k, self.n / count) * costs.order
+        merged = min(self.k * count, self.n) * costs.merge if count > 1 else 0.0
+        return self.n_queries * (ordered + merged)
+
+    def of_rows(self) -> float:
+        """The row kernel on one thread, without taking candidates."""
+        further = max(0, self.n_queries - 1)
+        return self.n * self.n_words * (self.costs.row_first + further * self.costs.row_next)
+
+    def of_tables(self) -> float:
+        """The table kernel on one thread, without taking candidates."""
+        costs = self.costs
+        a_query = costs.block_query + (self.n_words - 1) * costs.block_query_more
+        a_block = self.n_words * costs.block + (costs.block_flags if self.masked else 0.0)
+        return -(-self.n // BLOCK_ROWS) * (a_block + self.n_queries * a_query)
+
+    def candidates(self, count: int) -> float:
+        """Candidates that one of so many threads takes for a query; the limit of a sample is the same for all of them."""
+        if self.k is None:
+            return 0.0
+        return candidates(self.n, self.k) / count if samples(self.n, self.k) else candidates(self.n / count, self.k)
+
+    def faster(self, speedup: float, count: int) -> float:
+        """How many times as fast so many threads are, when all are `speedup` times as fast."""
+        return 1.0 if count == 1 else 1 + (speedup - 1) * (count - 1) / max(1, self.costs.threads - 1)
 
 
-@functools.cache
-def known_costs() -> Costs:
-    """The costs measured on this machine, or the defaults."""
-    try:
-        stored = json.loads(_costs_file().read_text("utf-8"))
-        measured: dict[str, Any] = {field.name: float(stored[field.name]) for field in dataclasses.fields(Costs)}
-        return Costs(**{**measured, "threads": int(measured["threads"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        return Costs()
-
-
-def are_measured() -> bool:
-    """Whether the costs of this machine are known."""
-    return _costs_file().exists()
-
-
-def measure() -> Costs:
-    """Measure the costs on this machine and keep them for all later searches."""
-    from hashret.hamming.linear import search
-    from hashret.hamming.rows import RowScan
-    from hashret.hamming.tables import TableScan
-
-    rng = np.random.default_rng(0)
-    n, threads = 1 << 21, available_threads()
-    one = rng.integers(0, 256, (n, 8), dtype=np.uint8)
-    two = one.reshape(n // 2, 16)
-
-    def took(scan: type, gallery: np.ndarray, n_queries: int, k: int, count: int = 1) -> float:
-        # Not from the gallery: a query that finds itself leaves nothing nearer to look for.
-        queries = rng.integers(0, 256, (n_queries, gallery.shape[1]), dtype=np.uint8)
-        return _best(lambda: search(scan, gallery, queries, k, None, count))
-
-    def of_block(gallery: np.ndarray, n_words: int) -> tuple[float, float]:
-        few, many = took(TableScan, gallery, 8, 10), took(TableScan, gallery, 72, 10)
-        blocks = len(gallery) / BLOCK_ROWS
-        a_query = (many - few) / 64 / blocks
-        return max(1.0, few / blocks - 8 * a_query) / n_words, a_query
-
-    took(TableScan, two[:1024], 8, 1), took(RowScan, one[:1024], 1, 1)  # compile, or load from the cache
-    call = took(RowScan, one[:512], 1, 1)
-    first, five = took(RowScan, one, 1, 10), took(RowScan, one, 5, 10)
-    block, block_query = of_block(one, 1)
-    _, block_query_two = of_block(two, 2)
-    many_taken, few_taken = took(TableScan, one, 16, 200), took(TableScan, one, 16, 10)
-    taken = 16 * (candidates(n, 200) - candidates(n, 10))
-    costs = Costs(
-        row_first=first / n,
-        row_next=(five - first) / 4 / n,
-        block=block,
-        block_query=block_query,
-        block_query_more=max(1.0, block_query_two - block_query),
-        take=max(1.0, (many_taken - few_taken) / taken),
-        call=call,
-        thread=max(1.0, took(RowScan, one[:1024], 1, 1, threads) - call) / max(1, threads - 1),
-        row_speedup=max(1.0, first / took(RowScan, one, 1, 10, threads)),
-        table_speedup=max(1.0, took(TableScan, one, 72, 10) / took(TableScan, one, 72, 10, threads)),
-        threads=threads,
-    )
-    file = _costs_file()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(dataclasses.asdict(costs), indent=2) + "\n", "utf-8")
-    except OSError as error:
-        _log.warning("the measured costs cannot be kept in %s (%s)", file, error.strerror)
-    known_costs.cache_clear()
-    return costs
-
-
-def _best(call: Callable[[], object]) -> float:
-    """Nanoseconds of the fastest of five."""
-    times = []
-    for _ in range(5):
-        started = time.perf_counter_ns()
-        call()
-        times.append(time.perf_counter_ns() - started)
-    return float(min(times))
-
-
-def _costs_file() -> Path:
-    """Where this machine's costs are kept: by its name and its cores, for caches that several machines share."""
-    return user_cache() / "costs" / f"{platform.node() or 'machine'}-{os.cpu_count()}.json"
+@functools.lru_cache(maxsize=1 << 10)
+def share_within(n_bits: int, radius: int) -> float:
+    """The share of codes at most `radius` away where bits are independent: a guess, and for real codes a low one."""
+    near: int = sum(math.comb(n_bits, distance) for distance in range(min(radius, n_bits) + 1))
+    total: int = 1 << n_bits
+    return near / total

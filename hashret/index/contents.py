@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from hashret.codes import Bits, Codes
 from hashret.errors import SearchError
 from hashret.index.manifest import SegmentEntry
 from hashret.index.records import MemoryRecords, Record, Records
+
+if TYPE_CHECKING:
+    from hashret.hamming.multi_index import MultiIndex
 
 Ids = npt.NDArray[np.int64]
 Features = npt.NDArray[Any]
@@ -35,6 +38,8 @@ class Segment:
     entry: SegmentEntry | None = None
     """Where it is stored; None while it is in memory only."""
     unsaved_deletes: bool = False
+    multi_index: MultiIndex | None = None
+    """Buckets of the codes, in memory only; they stay with the codes, whatever rows are deleted."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,9 +80,7 @@ class Segment:
         """The same with these rows deleted."""
         alive = np.ones(len(self), np.bool_) if self.alive is None else self.alive.copy()
         alive[rows] = False
-        changed = Segment(
-            self.ids, self.codes, self.features, alive, self.records, self.entry, unsaved_deletes=self.entry is not None
-        )
+        changed = dataclasses.replace(self, alive=alive, unsaved_deletes=self.entry is not None)
         if "_by_id" in self.__dict__:
             changed.__dict__["_by_id"] = self._by_id
         return changed

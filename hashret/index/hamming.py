@@ -6,6 +6,7 @@ Shape suffixes: N codes, Q queries, K neighbours, B bytes of a code, R codes tha
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
@@ -16,10 +17,11 @@ import numpy.typing as npt
 from hashret import hamming
 from hashret.codes import bytes_per_code, check_codes
 from hashret.errors import SearchError
-from hashret.hamming import asymmetric
+from hashret.hamming import Explanation, asymmetric
+from hashret.hamming.arguments import checked_k, checked_threads
 from hashret.index import near_duplicates, storage
 from hashret.index.base import VectorIndex
-from hashret.index.contents import Contents, Ids
+from hashret.index.contents import Contents, Ids, Segment
 from hashret.index.features import COSINE_CAP, Similarities, numbers_of, queries_of
 from hashret.index.features import similarities as similarities_of
 from hashret.index.manifest import Manifest
@@ -84,40 +86,95 @@ class HammingIndex(VectorIndex):
         codes = check_codes(codes_NB, self.code_size).copy()
         return self._add(len(codes), {"codes": codes}, ids, records)
 
+    def build_multi_index(self, threads: int | None = None) -> int:
+        """Bytes of memory that buckets beside the codes take, once made: seconds for millions of codes.
+
+        From then on `search` and `search_radius` look near neighbours up in them wherever that is expected to be cheaper than
+        comparing all codes; answers are the same bytes. Buckets live in memory, with this object: they are not saved, and codes
+        that are added later have none until this is called again, which makes only what is missing. Deleted codes are left
+        out. Others may search, add and remove meanwhile. threads: None takes all cores. SearchError for what does not fit.
+        """
+        from hashret.hamming.multi_index import MultiIndex  # starts numba
+
+        checked_threads(threads)
+        made = {
+            id(segment.codes): MultiIndex.build(segment.codes, self.code_size, threads=threads)
+            for segment in self._contents.segments
+            if segment.codes is not None and segment.multi_index is None
+        }
+        with self._lock:
+            # Those of codes that are still here; `made` holds the codes, so that no other array can have taken their place.
+            segments = [
+                dataclasses.replace(segment, multi_index=made.get(id(segment.codes), segment.multi_index))
+                for segment in self._contents.segments
+            ]
+            self._contents = Contents(tuple(segments))
+        return sum(segment.multi_index.n_bytes for segment in segments if segment.multi_index is not None)
+
     @overload
     def search(
-        self, queries: npt.ArrayLike, k: int, threads: int | None = None, metric: Literal["hamming"] = "hamming"
+        self,
+        queries: npt.ArrayLike,
+        k: int,
+        threads: int | None = None,
+        metric: Literal["hamming"] = "hamming",
+        *,
+        explain: Literal[False] = False,
     ) -> tuple[npt.NDArray[np.int32], Ids]: ...
 
     @overload
     def search(
-        self, queries: npt.ArrayLike, k: int, threads: int | None = None, *, metric: Literal["asymmetric"]
+        self,
+        queries: npt.ArrayLike,
+        k: int,
+        threads: int | None = None,
+        metric: Literal["hamming"] = "hamming",
+        *,
+        explain: Literal[True],
+    ) -> tuple[npt.NDArray[np.int32], Ids, list[Explanation]]: ...
+
+    @overload
+    def search(
+        self,
+        queries: npt.ArrayLike,
+        k: int,
+        threads: int | None = None,
+        *,
+        metric: Literal["asymmetric"],
+        explain: Literal[False] = False,
     ) -> tuple[Similarities, Ids]: ...
 
+    @overload
     def search(
-        self, queries: npt.ArrayLike, k: int, threads: int | None = None, metric: str = "hamming"
-    ) -> tuple[npt.NDArray[Any], Ids]:
+        self,
+        queries: npt.ArrayLike,
+        k: int,
+        threads: int | None = None,
+        *,
+        metric: Literal["asymmetric"],
+        explain: Literal[True],
+    ) -> tuple[Similarities, Ids, list[Explanation]]: ...
+
+    def search(
+        self,
+        queries: npt.ArrayLike,
+        k: int,
+        threads: int | None = None,
+        metric: str = "hamming",
+        *,
+        explain: bool = False,
+    ) -> Any:
         """Distances (Q, k) int32 and ids (Q, k) int64, ascending by (distance, row), padded with -1.
 
         queries: packed codes (Q, B). With metric "asymmetric" they are logits (Q, code_size), the model's thresholds already
         subtracted, and the answer is similarities (Q, k) float32, descending, equal ones by row, padded with NaN: how they
-        are summed is defined in hamming/asymmetric.py.
+        are summed is defined in hamming/asymmetric.py. explain: a third thing comes back, how each segment of the index was
+        searched, what that should have cost and what it did.
         """
         contents = self._contents
-        near, places = self._nearest(contents, queries, k, threads, metric)
-        return near, _ids_at(contents, places)
-
-    def explain(self, codes_QB: npt.ArrayLike, k: int, threads: int | None = None) -> list[hamming.Explanation]:
-        """How a Hamming search is answered, one explanation a segment: plan, predicted and measured cost, codes compared.
-
-        The search is done for it; what it finds is what `search` gives.
-        """
-        queries = check_codes(codes_QB, self.code_size)
-        return [
-            hamming.explained(segment.codes, queries, k, self.code_size, segment.alive, threads)[1]
-            for segment in self._contents.segments
-            if segment.codes is not None
-        ]
+        near, places, explanations = self._nearest(contents, queries, k, threads, metric, explain)
+        found = near, _ids_at(contents, places)
+        return (*found, explanations) if explain else found
 
     def self_join(self, radius: int, threads: int | None = None) -> Iterator[Pairs]:
         """All pairs of ids at most `radius` bits apart, in chunks, ascending by their rows; see near_duplicates.py."""
@@ -148,7 +205,7 @@ class HammingIndex(VectorIndex):
                 raise SearchError(f"{name} is {number!r}, expected a whole number from {least}")
         contents = self._contents
         within = min(int(rerank), max(1, len(contents)))
-        places = self._nearest(contents, codes_QB, within, threads, "hamming")[1]
+        _, places, _ = self._nearest(contents, codes_QB, within, threads, "hamming")
         # In the order of rows, which a stable sort keeps where similarities are equal.
         places.sort(axis=1)
         if logits is not None:
@@ -158,12 +215,23 @@ class HammingIndex(VectorIndex):
         found = asymmetric.merge([(similarities, _ids_at(contents, places))], k)
         return TwoStage(*found, self._manifest.feature_metric if logits is None else "asymmetric")
 
+    @overload
     def search_radius(
-        self, codes_QB: npt.ArrayLike, radius: int, threads: int | None = None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Ids]:
+        self, codes_QB: npt.ArrayLike, radius: int, threads: int | None = None, *, explain: Literal[False] = False
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Ids]: ...
+
+    @overload
+    def search_radius(
+        self, codes_QB: npt.ArrayLike, radius: int, threads: int | None = None, *, explain: Literal[True]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Ids, list[Explanation]]: ...
+
+    def search_radius(
+        self, codes_QB: npt.ArrayLike, radius: int, threads: int | None = None, *, explain: bool = False
+    ) -> Any:
         """Offsets (Q + 1) int64, distances int32 and ids int64 of all codes at most `radius` bits away.
 
-        Those of query i are from offsets[i] to offsets[i + 1], ascending by (distance, row).
+        Those of query i are from offsets[i] to offsets[i + 1], ascending by (distance, row). explain: a fourth thing comes
+        back, as in `search`.
         """
         contents = self._contents
         queries = check_codes(codes_QB, self.code_size)
@@ -171,43 +239,59 @@ class HammingIndex(VectorIndex):
         offsets, distances, ids = hamming.search_radius(empty, queries, radius, self.code_size)
         query_of = [np.zeros(0, np.int64)]
         all_distances, all_ids = [distances], [ids]
+        explanations: list[Explanation] = []
         for segment in contents.segments:
-            assert segment.codes is not None
-            offsets, distances, rows = hamming.search_radius(
-                segment.codes, queries, radius, self.code_size, segment.alive, threads=threads
+            buckets = segment.multi_index
+            search: Any = (
+                functools.partial(hamming.search_radius, segment.codes) if buckets is None else buckets.search_radius
+            )
+            offsets, distances, rows, *how = search(
+                queries, radius, alive=segment.alive, threads=threads, explain=explain
             )
             query_of.append(np.repeat(np.arange(len(queries)), np.diff(offsets)))
             all_distances.append(distances)
             all_ids.append(segment.ids[rows])
+            explanations += how
         query, distances, ids = np.concatenate(query_of), np.concatenate(all_distances), np.concatenate(all_ids)
         if len(contents.segments) > 1:
             # lexsort is stable: within a query and a distance, earlier segments stay first.
             order = np.lexsort((distances, query))
             query, distances, ids = query[order], distances[order], ids[order]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(query, minlength=len(queries)))]).astype(np.int64)
-        return offsets, distances, ids
+        return (offsets, distances, ids, explanations) if explain else (offsets, distances, ids)
 
     def _nearest(
-        self, contents: Contents, queries: npt.ArrayLike, k: int, threads: int | None, metric: str
-    ) -> tuple[npt.NDArray[Any], Ids]:
+        self,
+        contents: Contents,
+        queries: npt.ArrayLike,
+        k: int,
+        threads: int | None,
+        metric: str,
+        explain: bool = False,
+    ) -> tuple[npt.NDArray[Any], Ids, list[Explanation]]:
         """What `search` gives, with places instead of ids: rows counted through all segments."""
         if metric not in ("hamming", "asymmetric"):
             raise SearchError(f"metric is {metric!r}, expected hamming or asymmetric")
         by_distance = metric == "hamming"
         given: npt.NDArray[Any] = (check_codes if by_distance else asymmetric.check_logits)(queries, self.code_size)
         kind: Any = hamming if by_distance else asymmetric
-        # A search for nothing says what is wrong with k.
-        near, rows = kind.search(np.zeros((0, bytes_per_code(self.code_size)), np.uint8), given[:0], k)
-        shape = len(given), int(k)
-        parts = [(np.full(shape, -1 if by_distance else np.nan, near.dtype), np.full(shape, -1, rows.dtype))]
+        k, _ = checked_k(k), checked_threads(threads)
+        parts: list[tuple[npt.NDArray[Any], Ids]] = []
+        explanations: list[Explanation] = []
         start = 0
         for segment in contents.segments:
             within = max(1, min(k, len(segment)))
-            near, rows = kind.search(segment.codes, given, within, alive=segment.alive, threads=threads)
+            buckets = segment.multi_index if by_distance else None
+            search: Any = functools.partial(kind.search, segment.codes) if buckets is None else buckets.search
+            near, rows, *how = search(given, within, alive=segment.alive, threads=threads, explain=explain)
             parts.append((near, np.where(rows >= 0, rows + start, -1)))
+            explanations += how
             start += len(segment)
-        found: tuple[npt.NDArray[Any], Ids] = kind.merge(parts, k)
-        return found
+        if start < k:
+            missing = len(given), k - start
+            near = np.full(missing, -1, np.int32) if by_distance else np.full(missing, np.nan, np.float32)
+            parts.append((near, np.full(missing, -1, np.int64)))
+        return (*kind.merge(parts, k), explanations)
 
     def _by_logits(self, contents: Contents, places_QR: Ids, logits: npt.ArrayLike) -> Similarities:
         """Similarities (Q, R) of the logits to the codes at these places, NaN where there is none."""
@@ -237,8 +321,24 @@ class HammingIndex(VectorIndex):
             start += len(segment)
         return np.minimum(found, np.float32(COSINE_CAP)) if metric == "cosine" else found
 
+    def _adopt(self, folder: Path, described: Manifest, contents: Contents) -> None:
+        """This index is what the folder holds; buckets go over to the codes that are the same there."""
+        before = [segment for segment in self._contents.segments if segment.multi_index is not None]
+        segments = [_with_buckets(segment, before) for segment in contents.segments]
+        super()._adopt(folder, described, Contents(tuple(segments)))
+
     def _own_part(self, described: Manifest) -> Manifest:
         return dataclasses.replace(described, dim=None, feature_dtype=None)
+
+
+def _with_buckets(segment: Segment, before: list[Segment]) -> Segment:
+    """The segment with the buckets of one that held the same codes."""
+    for other in before:
+        assert segment.codes is not None and other.codes is not None and other.multi_index is not None
+        same_file = segment.entry is not None and other.entry is not None and segment.entry.name == other.entry.name
+        if same_file or np.array_equal(segment.codes, other.codes):
+            return dataclasses.replace(segment, multi_index=other.multi_index.beside(segment.codes))
+    return segment
 
 
 def _as_many(queries: npt.NDArray[Any], places_QR: Ids, name: str) -> npt.NDArray[Any]:

@@ -43,17 +43,27 @@ def _cpu() -> str:
 
 
 def read_bandwidth(n_bytes: int, threads: int) -> float:
-    """Bytes a second that `threads` threads read from memory of n_bytes with a compiled loop: the best of nine."""
+    """Bytes a second that `threads` threads read from memory of n_bytes with a compiled loop: the best of nine.
+
+    The loop asks for memory 8 KB ahead: one core alone reads a third less without.
+    """
     import numba
 
+    from hashret.hamming.sliced import prefetch
+
     @numba.njit(nogil=True)
-    def read(words: np.ndarray) -> int:
-        seen = np.uint64(0)
-        for i in range(words.size):
-            seen ^= words[i]
+    def read(lines: np.ndarray) -> np.ndarray:
+        seen = np.zeros(lines.shape[1], np.uint64)
+        flat = lines.reshape(-1)
+        for i in range(len(lines)):
+            for ahead in range(0, lines.shape[1], 8):
+                prefetch(flat, i * lines.shape[1] + 1024 + ahead)
+            line = lines[i]
+            for j in range(seen.size):
+                seen[j] ^= line[j]
         return seen
 
-    words = np.ones(n_bytes // 8, np.uint64)
+    words = np.ones((n_bytes // 512, 64), np.uint64)
     parts = np.array_split(words, threads)
     read(words[:8])
     best = float("inf")

@@ -148,7 +148,7 @@ def test_codes_that_come_ever_nearer_do_not_overflow_the_candidates() -> None:
 def test_more_queries_than_one_group(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of a search, which bound its memory, and groups of the table kernel, whose counters wait."""
     rng = np.random.default_rng(5)
-    gallery, queries = random_codes(rng, 600, bits), random_codes(rng, 2 * tables.SUM_QUERIES + 3, bits)
+    gallery, queries = random_codes(rng, 600, bits), random_codes(rng, 2 * tables.GROUP + 3, bits)
     monkeypatch.setattr(linear, "CANDIDATE_BYTES", 10 * (4 + 64) * 100)
     for kernel in KERNELS:
         assert same(scan(kernel, gallery, queries, 4, None, 2), reference.search(gallery, queries, 4))
@@ -287,12 +287,20 @@ def test_the_hot_loop_is_vectorised(bits: int) -> None:
     gallery, queries = random_codes(rng, 1000, bits), random_codes(rng, 1, bits)
     viewed = words.view(gallery)
     assert viewed is not None
-    # Compiled anew, because numba shows no assembly of what it took from its cache.
-    fresh = numba.njit(nogil=True)(rows.least_distance.py_func)
-    assert fresh(viewed.reshape(-1), words.padded(queries)[0], width) == plain.distances(queries, gallery).min()
-    assembly = fresh.inspect_asm(fresh.signatures[0])
+
+    @numba.njit
+    def is_near(codes, queries, state, width):  # type: ignore[no-untyped-def]
+        return rows.near_rows(codes, 0, len(codes) // len(width) // 8, queries, 0, state, width, (0,))
+
+    least = int(plain.distances(queries, gallery).min())
+    for kth in (least, least + 1):
+        state = np.full((3, 1), kth)
+        assert is_near(viewed.reshape(-1), words.padded(queries), state, width) == (kth > least)
+    (assembly,) = is_near.inspect_asm().values()
     used = Counter(re.findall(r"\b(vpopcnt[qdb]|v?pshufb|v?psrl[qw])\s[^\n]*%[xyz]mm", assembly))
     assert sum(used.values()) >= 2, f"no vector popcount in the hot loop: {used}"
+    if llvmlite.binding.get_host_cpu_features().get("avx512vpopcntdq"):
+        assert re.search(r"vpopcntq\s[^\n]*%zmm", assembly) and "prefetch" in assembly
 
 
 def test_one_query_of_a_million_codes_starts_neither_numba_nor_torch() -> None:
@@ -412,12 +420,27 @@ def test_the_sum_over_a_block_is_vector_code_and_nothing_else() -> None:
         pytest.skip("this chip has no AVX-512")
 
     @numba.njit
-    def one_sum(tables_, middle, query, limits, living, hits):  # type: ignore[no-untyped-def]
-        return sliced.near_of_word(tables_, middle, query, limits, 0, living, hits, tables.SIZE_47)
+    def near(memory, queries, order, state, found):  # type: ignore[no-untyped-def]
+        return sliced.near_queries(
+            memory,
+            sliced.MIDDLE,
+            queries,
+            order,
+            0,
+            len(order),
+            memory,
+            state,
+            memory,
+            memory,
+            found,
+            memory,
+            (0,),
+            tables.SIZE_47,
+        )
 
-    memory = np.zeros(sliced.TABLE_WORDS, np.uint64)
-    one_sum(memory, sliced.MIDDLE, np.uint64(0), memory, memory, memory)
-    (assembly,) = one_sum.inspect_asm().values()
+    memory, numbers = np.zeros(sliced.TABLE_WORDS, np.uint64), np.zeros((3, 1), np.int64)
+    assert near(memory, numbers.view(np.uint64), numbers[0], numbers, numbers[0]) == 0
+    (assembly,) = near.inspect_asm().values()
     loop = hot_loop(assembly)
     logic = [line for line in loop if line.startswith("vpternlogq") and "zmm" in line]
     adders = 26  # 32 planes in, 4 counters and 2 overflows out

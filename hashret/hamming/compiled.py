@@ -37,6 +37,11 @@ def kernel(function: Callable[..., Any]) -> Any:
     return compiled(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """A kernel that becomes part of those that call it: a call with a dozen arrays costs as much as a query and a block."""
+    return compiled(function, forceinline=True)
+
+
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """The same with options of `numba.njit`."""
     folder = _cache_folder(Path(sys.modules[function.__module__].__file__ or "").parent)

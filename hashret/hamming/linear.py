@@ -15,13 +15,16 @@ from hashret.codes import Bits, Codes
 from hashret.hamming import sample, threads, words
 from hashret.hamming.arguments import flags_of
 from hashret.hamming.merge import Found, merge
-from hashret.hamming.nearest import Keyed, Nearest
+from hashret.hamming.nearest import KTH, Keyed, Nearest
 from hashret.hamming.words import Words
 
 FoundWithin = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 CANDIDATE_BYTES = 1 << 26
 """Memory of a thread for candidates; more queries than fit are searched group by group."""
+
+QUERIES_A_THREAD = 128
+"""Queries of a thread from which on turning blocks over is a small part of its work."""
 
 
 class Scan(Protocol):
@@ -66,19 +69,36 @@ def _search(
 ) -> Found:
     """The k nearest of what is nearer than each query's limit."""
     queries = words.padded(queries_QB)
+    n_groups = _query_groups(len(queries), queries.shape[1], len(gallery), k, n_threads)
+    parts = _parts(len(gallery), n_threads // n_groups, sample.BLOCK_ROWS)
     largest = max(1, CANDIDATE_BYTES // (10 * (k + max(k, 64))))
-    groups = _parts(len(queries), -(-len(queries) // largest), 1)
-    parts = _parts(len(gallery), n_threads, sample.BLOCK_ROWS)
+    rounds = -(-len(queries) // (largest * n_groups))
+    groups = _parts(len(queries), rounds * n_groups, 1)
     found_distances = np.full((len(queries), k), -1, np.int32)
     found_rows = np.full((len(queries), k), -1, np.int64)
-    for group in groups:
+    for first in range(0, len(groups), n_groups):
+        at_once = groups[first : first + n_groups]
         tasks = [
             functools.partial(_nearest, scan, gallery, part, queries[group], k, alive, limits_Q[group])
+            for group in at_once
             for part in parts
         ]
-        merged = merge(threads.run(tasks, n_threads), k)
-        found_distances[group, : merged[0].shape[1]], found_rows[group, : merged[1].shape[1]] = merged
+        answers = threads.run(tasks, n_threads)
+        for i, group in enumerate(at_once):
+            merged = merge(answers[i * len(parts) : (i + 1) * len(parts)], k)
+            found_distances[group, : merged[0].shape[1]], found_rows[group, : merged[1].shape[1]] = merged
     return found_distances, found_rows
+
+
+def _query_groups(n_queries: int, n_words: int, n: int, k: int, n_threads: int) -> int:
+    """Into how many groups the queries are split over threads; the rows are split over the threads of a group.
+
+    Every part of the rows takes in its own k ln(n/k) candidates for each query, about ten k; every group of queries turns
+    all blocks over again, which costs about seven candidates for each word of a block.
+    """
+    taken, turned = 10 * n_queries * k, 7 * n_words * n // sample.BLOCK_ROWS
+    most = n_queries // QUERIES_A_THREAD if taken > turned else 1
+    return max(count for count in range(1, n_threads + 1) if n_threads % count == 0 and count <= max(1, most))
 
 
 def search_radii(
@@ -112,7 +132,7 @@ def _nearest(
 ) -> Found:
     """The nearest of a group of queries among the rows of one part; at most k columns."""
     nearest = Nearest.none_yet(len(queries), min(k, part.stop - part.start), 64 * queries.shape[1])
-    nearest.state[:, 1] = limits
+    nearest.state[KTH] = limits
     scanner = scan(queries)
     for first, tile in words.tiles(gallery, part.start, part.stop):
         scanner.nearest(tile, first, flags_of(alive, first, len(tile)), nearest)

@@ -5,7 +5,8 @@ code at constant cost, whatever k is.
 
     distances, rows (Q, capacity > k)    candidates, in row order
     histogram (Q, bits + 2)              candidates at each distance
-    state (Q, 3)                         candidates held; k-th distance (bits + 1 until k are known); candidates nearer than it
+    state (3, Q)                         HELD: candidates; KTH: the k-th distance (bits + 1 until k are known); NEARER: candidates
+                                         nearer than that
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from hashret.hamming.compiled import kernel
 from hashret.hamming.merge import Found
 
+HELD, KTH, NEARER = 0, 1, 2
+
 
 @kernel
 def take(distance, row, k, j, distances, rows, histogram, state):  # type: ignore[no-untyped-def]
@@ -26,27 +29,27 @@ def take(distance, row, k, j, distances, rows, histogram, state):  # type: ignor
 
     The arrays come whole: a slice of one query would cost two atomic operations on its reference count.
     """
-    if state[j, 0] == distances.shape[1]:
+    if state[HELD, j] == distances.shape[1]:
         _drop_far(k, j, distances, rows, state)
-    held = state[j, 0]
+    held = state[HELD, j]
     distances[j, held] = distance
     rows[j, held] = row
-    state[j, 0] = held + 1
+    state[HELD, j] = held + 1
     histogram[j, distance] += 1
-    state[j, 2] += 1
+    state[NEARER, j] += 1
     # The k-th distance is the smallest with at least k candidates at or below it.
-    while state[j, 2] >= k:
-        state[j, 1] -= 1
-        state[j, 2] -= histogram[j, state[j, 1]]
+    while state[NEARER, j] >= k:
+        state[KTH, j] -= 1
+        state[NEARER, j] -= histogram[j, state[KTH, j]]
 
 
 @kernel
 def _drop_far(k, j, distances, rows, state):  # type: ignore[no-untyped-def]
     """Drop query j's candidates that can no longer be among the k nearest; those left stay in row order."""
-    kth = state[j, 1]
-    at_kth = k - state[j, 2]
+    kth = state[KTH, j]
+    at_kth = k - state[NEARER, j]
     kept = 0
-    for i in range(state[j, 0]):
+    for i in range(state[HELD, j]):
         if distances[j, i] == kth:
             if at_kth <= 0:
                 continue
@@ -56,7 +59,7 @@ def _drop_far(k, j, distances, rows, state):  # type: ignore[no-untyped-def]
         distances[j, kept] = distances[j, i]
         rows[j, kept] = rows[j, i]
         kept += 1
-    state[j, 0] = kept
+    state[HELD, j] = kept
 
 
 @kernel
@@ -69,7 +72,7 @@ def _order(k, distances, rows, histogram, state, out_distances, out_rows):  # ty
             count = histogram[j, d]
             histogram[j, d] = total
             total += count
-        for i in range(state[j, 0]):
+        for i in range(state[HELD, j]):
             d = distances[j, i]
             position = histogram[j, d]
             histogram[j, d] = position + 1
@@ -91,8 +94,8 @@ class Nearest:
     def none_yet(cls, n_queries: int, k: int, n_bits: int) -> Nearest:
         """Room for the k nearest of each query."""
         capacity = k + max(k, 64)
-        state = np.zeros((n_queries, 3), np.int64)
-        state[:, 1] = n_bits + 1
+        state = np.zeros((3, n_queries), np.int64)
+        state[KTH] = n_bits + 1
         return cls(
             k,
             np.empty((n_queries, capacity), np.uint16),
@@ -105,7 +108,7 @@ class Nearest:
     def of_radii(cls, radii: npt.NDArray[np.int64], n_bits: int) -> Nearest:
         """No candidates, but a limit for each query: all within the radius is nearer than its "k-th"."""
         limits = cls.none_yet(len(radii), 1, n_bits)
-        limits.state[:, 1] = radii + 1
+        limits.state[KTH] = radii + 1
         return limits
 
     def arrays(self) -> tuple[Any, ...]:
@@ -114,7 +117,7 @@ class Nearest:
 
     def ordered(self) -> Found:
         """Distances (Q, k) int32 and rows (Q, k) int64, ascending by (distance, row), padded with -1. Only once."""
-        shape = len(self.state), self.k
+        shape = len(self.distances), self.k
         found = np.full(shape, -1, np.int32), np.full(shape, -1, np.int64)
         _order(*self.arrays(), *found)
         return found

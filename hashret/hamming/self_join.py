@@ -23,7 +23,7 @@ from hashret.hamming.arguments import checked_flags, checked_radius, checked_thr
 from hashret.hamming.nearest import Nearest
 from hashret.hamming.sliced import BLOCK
 from hashret.hamming.substrings import Buckets, Pairs
-from hashret.hamming.tables import SUM_QUERIES, TableScan, scan
+from hashret.hamming.tables import GROUP, TableScan, scan
 from hashret.hamming.words import Words
 
 __all__ = ["Pairs", "Progress", "Rows", "living", "self_join"]
@@ -140,7 +140,7 @@ class _Batch(TableScan):
         n_queries = len(self._arguments[0])
         limits = Nearest.of_radii(np.full(n_queries, radius), 64 * self._n_words).arrays()
         # The kernel stops where less is left than a block may give to a group of queries: beyond `most`.
-        found = np.empty((most + min(n_queries, SUM_QUERIES) * BLOCK, 2), np.int64)
+        found = np.empty((most + min(n_queries, GROUP) * BLOCK, 2), np.int64)
         cursor = np.zeros(3, np.int64)
         scan(part.reshape(-1), first_row, _ALL, *self._arguments, (0,), found, cursor, *limits)
         return None if cursor[1:].any() else found[: cursor[0]]

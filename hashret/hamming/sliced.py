@@ -10,19 +10,22 @@ Bounds. What is needed is not the distance but whether it may be below the k-th 
 and keep "that much or more" in one plane, and of the last 64 bits only 47 are summed (the adders of 15 threes and 2 single planes
 come out even, without a half adder). A code that passes is looked at again, exactly, by its row.
 
-Codes longer than 64 bits are summed 64 bits at a time, so that the tables of a part stay in the first-level cache; counters
+Codes longer than 128 bits are summed 128 bits at a time, so that the tables of a part stay in the first-level cache; counters
 wait in between, a few vectors a query.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numba import types
 
 from hashret.hamming.compiled import emitted, kernel
-from hashret.hamming.vectors import AT_MOST, LANES, LEFT, MAJORITY, ONES, SUM, ZERO, Adder, Builder
+from hashret.hamming.nearest import KTH
+from hashret.hamming.vectors import BELOW, I64, LANES, LEFT, MAJORITY, SUM, ZERO, Adder, Builder, data_of
 
 U = np.uint64
 
@@ -61,10 +64,6 @@ def _groups_of(n_planes: int) -> list[int]:
     return [*range(threes), *(i for i, (planes, _) in enumerate(GROUPS) if planes[0] in singles and len(planes) == 1)]
 
 
-def _data(context: Any, builder: Any, signature: Any, args: Any, i: int) -> Any:
-    return context.make_array(signature.args[i])(context, builder, args[i]).data
-
-
 @emitted
 def transpose_eight(typing_context, source, source_start, target, target_start, step, coarse):  # type: ignore[no-untyped-def]
     """Three of the six stages that transpose 64 vectors as 64 × 64 bits: on the eight that lie `step` vectors apart.
@@ -75,7 +74,7 @@ def transpose_eight(typing_context, source, source_start, target, target_start, 
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         b = Builder(context, builder)
-        here, there = (_data(context, builder, signature, args, i) for i in (0, 2))
+        here, there = (data_of(context, builder, signature, args, i) for i in (0, 2))
         step_words = builder.mul(args[4], b.word(LANES))
         at = [builder.mul(step_words, b.word(i)) for i in range(8)]
         v = [b.load(here, builder.add(args[1], offset)) for offset in at]
@@ -104,7 +103,7 @@ def build_tables(typing_context, planes, start, tables, table_start, size):  # t
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         b = Builder(context, builder)
-        source, target = (_data(context, builder, signature, args, i) for i in (0, 2))
+        source, target = (data_of(context, builder, signature, args, i) for i in (0, 2))
         wanted = {group for n in SUMS if n <= _size(signature.args[4]) for group in _groups_of(n)}
         for group in sorted(wanted):
             planes, begin = GROUPS[group]
@@ -156,76 +155,141 @@ def _summed(b: Builder, adder: Adder, tables: Any, table_start: Any, query: Any,
             adder.add(1, b.load(tables, builder.add(at, b.word(LANES))))
 
 
-def _near(b: Builder, adder: Adder, limits: Any, limit_start: Any, living: Any, out: Any) -> Any:
-    """Which lanes hold living codes whose counter is at most the limit: one bit a lane; their masks go to `out`."""
-    builder = b.ir
-    counters, over = adder.counters()
-    near = ONES
-    for i, plane in enumerate(counters):
-        limit = b.broadcast(builder.load(builder.gep(limits, [builder.add(limit_start, b.word(i))])))
-        near = b.logic(AT_MOST, plane, limit, near)
-    near = b.logic(LEFT, near, ZERO if over is None else over, b.load(living, b.word(0)))
-    lanes = b.lanes(near)
-    with builder.if_then(builder.icmp_unsigned("!=", lanes, b.word(0)), likely=False):
-        b.store(near, out, b.word(0))
-    return lanes
-
-
 @emitted
-def sum_part(typing_context, tables, table_start, query, sums, sum_start, width, first):  # type: ignore[no-untyped-def]
-    """Add one whole part of the code to a query's counters; `first` (a tuple of length 1) begins them instead."""
-    signature = types.void(tables, types.int64, types.uint64, sums, types.int64, width, first)
+def sum_queries(  # type: ignore[no-untyped-def]
+    typing_context, tables, table_start, queries, word, order, begin, end, sums, width, part, first
+):
+    """Add one whole part of the code to the counters of queries order[begin:end]; `first` (a tuple of length 1) begins them.
+
+    word: the part's first word, of as many as the tuple `part` is long; sums: the counters, query after query.
+    """
+    signature = types.void(
+        tables, types.int64, queries, types.int64, order, types.int64, types.int64, sums, width, part, first
+    )
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         b = Builder(context, builder)
-        table, kept = (_data(context, builder, signature, args, i) for i in (0, 3))
-        depth = counter_depth(len(signature.args[5]))
-        adder = Adder(b, depth)
-        if not len(signature.args[6]):
-            for weight in range(depth + 1):
-                adder.add(weight, b.load(kept, builder.add(args[4], b.word(weight * LANES))))
-        _summed(b, adder, table, args[1], args[2], _groups_of(63))
-        counters, over = adder.counters()
-        for weight, plane in enumerate([*counters, ZERO if over is None else over]):
-            b.store(plane, kept, builder.add(args[4], b.word(weight * LANES)))
+        table, of_queries, numbers, kept = (data_of(context, builder, signature, args, i) for i in (0, 2, 4, 7))
+        n_words, n_part, begins = (len(signature.args[i]) for i in (8, 9, 10))
+        depth = counter_depth(n_words)
+        with _each(b, numbers, args[5], args[6]) as (place, query):
+            at = builder.mul(place, b.word((depth + 1) * LANES))
+            adder = Adder(b, depth)
+            if not begins:
+                _resume(b, adder, kept, at, depth)
+            for i in range(n_part):
+                word = _word_of(b, of_queries, query, builder.add(args[3], b.word(i)), n_words)
+                _summed(b, adder, table, builder.add(args[1], b.word(i * TABLE_WORDS)), word, _groups_of(63))
+            counters, over = adder.counters()
+            for weight, plane in enumerate([*counters, ZERO if over is None else over]):
+                b.store(plane, kept, builder.add(at, b.word(weight * LANES)))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @emitted
-def near_of_part(  # type: ignore[no-untyped-def]
-    typing_context, tables, table_start, query, sums, sum_start, limits, limit_start, living, out, width, size
+def near_queries(  # type: ignore[no-untyped-def]
+    typing_context,
+    tables,
+    table_start,
+    queries,
+    order,
+    begin,
+    end,
+    sums,
+    state,
+    limits,
+    living,
+    near,
+    hits,
+    width,
+    size,
 ):
-    """Lanes with living codes that may be within the limit, after `size` planes of the last part on top of the counters."""
-    signature = types.uint64(
-        tables, types.int64, types.uint64, sums, types.int64, limits, types.int64, living, out, width, size
+    """How many of the queries order[begin:end] have living codes in the block that may be nearer than their k-th.
+
+    Their numbers go to `near`, eight words of lanes each to `hits`. The last `size` (see `sum_size`) planes are summed, on top
+    of the counters where codes have several words. A branch for each query would cost more than writing each one's lanes and
+    moving on only where there are any.
+    """
+    signature = types.int64(
+        tables,
+        types.int64,
+        queries,
+        order,
+        types.int64,
+        types.int64,
+        sums,
+        state,
+        limits,
+        living,
+        near,
+        hits,
+        width,
+        size,
     )
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         b = Builder(context, builder)
-        table, kept, limit, alive, hits = (_data(context, builder, signature, args, i) for i in (0, 3, 5, 7, 8))
-        adder = Adder(b, counter_depth(len(signature.args[9])))
-        for weight in range(counter_depth(len(signature.args[9])) + 1):
-            adder.add(weight, b.load(kept, builder.add(args[4], b.word(weight * LANES))))
-        _summed(b, adder, table, args[1], args[2], _groups_of(_size(signature.args[10])))
-        return _near(b, adder, limit, args[6], alive, hits)
+        table, of_queries, numbers, kept, kth_of, limit, alive, found, lanes_of = (
+            data_of(context, builder, signature, args, i) for i in (0, 2, 3, 6, 7, 8, 9, 10, 11)
+        )
+        n_words, n_planes = len(signature.args[12]), _size(signature.args[13])
+        row = counter_depth(n_words) + 1
+        depth = counter_depth(n_words) if n_words > 1 or n_planes > 55 else NEAR_DEPTH
+        living = b.load(alive, b.word(0))
+        n_queries = builder.extract_value(context.make_array(signature.args[2])(context, builder, args[2]).shape, 0)
+        kth_of = builder.gep(kth_of, [builder.mul(n_queries, b.word(KTH))])
+        count = b.variable(b.word(0))
+        with _each(b, numbers, args[4], args[5]) as (place, query):
+            adder = Adder(b, depth)
+            if n_words > 2:
+                _resume(b, adder, kept, builder.mul(place, b.word(row * LANES)), depth)
+            for w in range(max(0, n_words - 2), n_words):
+                start = builder.add(args[1], b.word((w + 1 - n_words) * TABLE_WORDS))
+                word = _word_of(b, of_queries, query, b.word(w), n_words)
+                _summed(b, adder, table, start, word, _groups_of(n_planes if w + 1 == n_words else 63))
+            counters, over = adder.counters()
+            of_kth = builder.gep(limit, [builder.mul(builder.load(builder.gep(kth_of, [query])), b.word(row))])
+            below = b.broadcast(builder.load(of_kth))
+            for i, plane in enumerate(counters):
+                below = b.logic(BELOW, plane, b.broadcast(builder.load(builder.gep(of_kth, [b.word(i + 1)]))), below)
+            below = b.logic(LEFT, below, ZERO if over is None else over, living)
+            here = builder.load(count)
+            b.store(below, lanes_of, builder.mul(here, b.word(LANES)))
+            builder.store(query, builder.gep(found, [here]))
+            hit = builder.icmp_unsigned("!=", b.lanes(below), b.word(0))
+            builder.store(builder.add(here, builder.zext(hit, I64)), count)
+        return builder.load(count)
 
     return signature, codegen
 
 
+@contextmanager
+def _each(b: Builder, order: Any, begin: Any, end: Any) -> Iterator[tuple[Any, Any]]:
+    """A loop over the queries order[begin:end]: the place among them, counted from 0, and the query's number."""
+    with b.counted(b.ir.sub(end, begin)) as loop:
+        yield loop.index, b.ir.load(b.ir.gep(order, [b.ir.add(begin, loop.index)]))
+
+
+def _word_of(b: Builder, queries: Any, query: Any, word: Any, n_words: int) -> Any:
+    return b.ir.load(b.ir.gep(queries, [b.ir.add(b.ir.mul(query, b.word(n_words)), word)]))
+
+
+def _resume(b: Builder, adder: Adder, sums: Any, at: Any, depth: int) -> None:
+    """Go on from counters that were put aside."""
+    for weight in range(depth + 1):
+        adder.add(weight, b.load(sums, b.ir.add(at, b.word(weight * LANES))))
+
+
 @emitted
-def near_of_word(typing_context, tables, table_start, query, limits, limit_start, living, out, size):  # type: ignore[no-untyped-def]
-    """The same for codes of one word, after a sum of `size` (see `sum_size`) planes."""
-    signature = types.uint64(tables, types.int64, types.uint64, limits, types.int64, living, out, size)
+def prefetch(typing_context, words, index):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of words[index], which may lie beyond the end."""
+    signature = types.void(words, types.int64)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        b = Builder(context, builder)
-        table, limit, alive, hits = (_data(context, builder, signature, args, i) for i in (0, 3, 5, 6))
-        n_planes = _size(signature.args[7])
-        adder = Adder(b, counter_depth(1) if n_planes > 55 else NEAR_DEPTH)
-        _summed(b, adder, table, args[1], args[2], _groups_of(n_planes))
-        return _near(b, adder, limit, args[4], alive, hits)
+        Builder(context, builder).prefetch(data_of(context, builder, signature, args, 0), args[1])
+        return context.get_dummy_value()
 
     return signature, codegen
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba.core import cgutils
 
 LANES = 8
 """64-bit words in a vector."""
@@ -30,10 +31,18 @@ CARRY = 0b11010100
 """The same carry from y, z and the sum: each result then takes the register of an input, and none is copied."""
 ANY = 0b11111110
 """x | y | z."""
-AT_MOST = 0b10001110
-"""Bit-serial comparison, from the lowest bit up: (not x and y) or (x equals y and z)."""
+BELOW = 0b10001110
+"""Bit-serial comparison x < y, from the lowest bit up: (not x and y) or (x equals y and z). Beginning with z = 1 it is x <= y."""
 LEFT = 0b00100000
 """x and z, but not y."""
+
+
+_cgutils: Any = cgutils
+
+
+def data_of(context: Any, builder: Any, signature: Any, args: Any, i: int) -> Any:
+    """The pointer to the data of argument i, an array."""
+    return context.make_array(signature.args[i])(context, builder, args[i]).data
 
 
 class Builder:
@@ -52,9 +61,31 @@ class Builder:
         """The vector at pointer + words."""
         return self.ir.load(self.ir.bitcast(self.ir.gep(pointer, [words]), VECTOR.as_pointer()), align=8)
 
+    def variable(self, first: Any) -> Any:
+        """A place for values of the type of `first`, which LLVM keeps in a register."""
+        return _cgutils.alloca_once_value(self.ir, first)
+
+    def counted(self, n: Any) -> Any:
+        """A loop, for use with `with`: `.index` of what comes in counts from 0 to n."""
+        return _cgutils.for_range(self.ir, n)
+
+    def load_parted(self, pointer: Any, words: Any, n: int) -> list[Any]:
+        """The n vectors of first, second, ... words of eight codes of n words each, which lie at pointer + words."""
+        together = ir.VectorType(I64, LANES * n)
+        codes = self.ir.load(self.ir.bitcast(self.ir.gep(pointer, [words]), together.as_pointer()), align=8)
+        undefined = ir.Constant(together, ir.Undefined)
+        lanes = [ir.Constant(ir.VectorType(I32, LANES), [n * i + w for i in range(LANES)]) for w in range(n)]
+        return [self.ir.shuffle_vector(codes, undefined, each) for each in lanes]
+
     def store(self, vector: Any, pointer: Any, words: Any) -> None:
         """Put the vector at pointer + words."""
         self.ir.store(vector, self.ir.bitcast(self.ir.gep(pointer, [words]), VECTOR.as_pointer()), align=8)
+
+    def prefetch(self, pointer: Any, words: Any) -> None:
+        """Ask for the cache line at pointer + words, into the second-level cache."""
+        declared = self._declared("llvm.prefetch.p0", ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
+        address = self.ir.bitcast(self.ir.gep(pointer, [words]), ir.IntType(8).as_pointer())
+        self.ir.call(declared, [address, *(ir.Constant(I32, flag) for flag in (0, 2, 1))])
 
     def broadcast(self, word: Any) -> Any:
         """A vector of one word eight times."""
@@ -82,8 +113,19 @@ class Builder:
             return b.or_(b.or_(x, y), z)
         if imm == LEFT:
             return b.and_(b.and_(x, b.not_(y)), z)
-        assert imm == AT_MOST
+        assert imm == BELOW
         return b.or_(b.and_(b.not_(x), y), b.and_(b.not_(b.xor(x, y)), z))
+
+    def popcount(self, vector: Any) -> Any:
+        """The bits set in each word."""
+        return self.ir.call(self._declared("llvm.ctpop.v8i64", VECTOR, [VECTOR]), [vector])
+
+    def least16(self, x: Any, y: Any) -> Any:
+        """The smaller of each two numbers of 16 bits."""
+        quarters = ir.VectorType(I16, 4 * LANES)
+        declared = self._declared("llvm.umin.v32i16", quarters, [quarters, quarters])
+        least = self.ir.call(declared, [self.ir.bitcast(v, quarters) for v in (x, y)])
+        return self.ir.bitcast(least, VECTOR)
 
     def lanes(self, vector: Any) -> Any:
         """A word whose bit i is set exactly when lane i of the vector is non-zero."""

@@ -356,7 +356,7 @@ def _larger_page(rows: list[dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
     for row in rows:
         lines.append(f"| {row['codes']:,} | {' | '.join(_cells(row[name]) for name in names)} | {row['queries']} |")
-    return lines
+    return lines if rows else [*lines, "| not run |" + " |" * (len(names) + 1)]
 
 
 def _cold_page(commands: list[dict[str, Any]], galleries: list[dict[str, Any]]) -> list[str]:

@@ -55,11 +55,23 @@ class Segment:
         order = np.argsort(self.ids, kind="stable")
         return self.ids[order], order
 
+    @functools.cached_property
+    def _counted_up(self) -> bool:
+        """Whether every id is one more than the one before, as ids are unless others were given."""
+        return bool(np.array_equal(self.ids[1:], self.ids[:-1] + 1))
+
     def locate(self, ids: Ids) -> Ids:
         """The living row of each id, -1 where there is none."""
-        ascending, order = self._by_id
-        place = np.minimum(np.searchsorted(ascending, ids), len(self) - 1)
-        rows = np.where(ascending[place] == ids, order[place], -1)
+        last = len(self) - 1
+        rows: Ids = np.clip(ids - self.ids[0], 0, last)
+        # Ids are unique: where an id stands, it stands alone. Others are looked for only where they may be elsewhere.
+        elsewhere = np.flatnonzero(self.ids[rows] != ids)
+        if len(elsewhere):
+            rows[elsewhere] = -1
+            if not self._counted_up:
+                ascending, order = self._by_id
+                place = np.minimum(np.searchsorted(ascending, ids[elsewhere]), last)
+                rows[elsewhere] = np.where(ascending[place] == ids[elsewhere], order[place], -1)
         if self.alive is not None:
             rows = np.where((rows >= 0) & self.alive[rows], rows, -1)
         return rows

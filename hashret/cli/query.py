@@ -255,14 +255,11 @@ def _encode(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric:
 
     hasher = Hasher.from_pretrained(where, device=args.device)
     index.check_model(hasher.fingerprint())
+    logits, features = hasher.run(args.photos)
+    codes = binarize(logits, hasher.thresholds)
     if metric == "asymmetric":
-        logits = hasher.embed(args.photos)
-        codes = binarize(logits, hasher.thresholds)
         return _Queries(codes, logits if hasher.thresholds is None else logits - hasher.thresholds)
-    return _Queries(
-        codes=hasher.encode(args.photos) if metric == "hamming" or args.rerank else None,
-        features=hasher.features(args.photos) if metric == "cosine" else None,
-    )
+    return _Queries(codes, features=features if metric == "cosine" else None)
 
 
 def _search(

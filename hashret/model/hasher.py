@@ -116,11 +116,25 @@ class Hasher:
 
     def embed(self, pictures: Pictures, batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Logits, float32 (N, code_size): the head before its activation."""
-        return self._run(pictures, batch_size)[0]
+        return self.run(pictures, batch_size)[0]
 
     def features(self, pictures: Pictures, batch_size: int = 32) -> npt.NDArray[np.float32]:
         """Pooled features of length 1 (L2), float32 (N, feature_size); a zero vector stays zero."""
-        return self._run(pictures, batch_size)[1]
+        return self.run(pictures, batch_size)[1]
+
+    def run(
+        self, pictures: Pictures, batch_size: int = 32
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """What `embed` and `features` give, from running the network once."""
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
+        logits_NK = [np.empty((0, self.code_size), np.float32)]
+        features_ND = [np.empty((0, self.feature_size), np.float32)]
+        for batch in self._batches(pictures, batch_size):
+            logits, features = self.run_batch(batch)
+            logits_NK.append(logits.cpu().numpy())
+            features_ND.append(features.cpu().numpy())
+        return np.concatenate(logits_NK), np.concatenate(features_ND)
 
     def run_batch(self, pictures_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and L2-normalised features of one batch, float32 on the network's device.
@@ -182,17 +196,6 @@ class Hasher:
         _load_exactly(where, hasher.network, tensors)
         hasher.network.eval()
         return hasher.to(device)
-
-    def _run(self, pictures: Pictures, batch_size: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
-        logits_NK = [np.empty((0, self.code_size), np.float32)]
-        features_ND = [np.empty((0, self.feature_size), np.float32)]
-        for batch in self._batches(pictures, batch_size):
-            logits, features = self.run_batch(batch)
-            logits_NK.append(logits.cpu().numpy())
-            features_ND.append(features.cpu().numpy())
-        return np.concatenate(logits_NK), np.concatenate(features_ND)
 
     def _batches(self, pictures: Pictures, batch_size: int) -> Iterator[torch.Tensor]:
         if isinstance(pictures, torch.Tensor):

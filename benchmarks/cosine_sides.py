@@ -77,7 +77,7 @@ def faiss_flat(task: Task) -> Search:
     faiss.omp_set_num_threads(task["threads"])
     if faiss.cvar.distance_compute_blas_threshold >= 1_000:
         # Queries x numbers from which it multiplies by BLAS (earlier versions: queries). The default of 1.15 is meant for
-        # many threads, and with few makes small batches three times as slow as this, which later versions choose.
+        # many threads, and with few makes small batches three times as slow as this does.
         faiss.cvar.distance_compute_blas_threshold = 800 * task["threads"]
     return lambda: np.stack(index.search(queries, task["k"]))
 

@@ -57,11 +57,11 @@ def test_what_takes_longer_is_predicted_to(own_cache: Path) -> None:
 
 
 def test_buckets_are_chosen_by_what_they_look_up(own_cache: Path) -> None:
-    def plan(*lookups: tuple[int, int, bool], n_queries: int = 1) -> planner.Plan:
+    def plan(*lookups: tuple[list[int], bool], n_queries: int = 1) -> planner.Plan:
         given = planner.Lookups(*(list(column) for column in zip(*lookups, strict=True)))
         return planner.plan(1_000_000, 8, n_queries, 10, lookups=given)
 
-    few, many, unknown = (10, 100, True), (100_000, 10**6, True), (10, 100, False)
+    few, many, unknown = ([10, 5, 100], True), ([100_000, 100_000, 10**6], True), ([10, 5, 100], False)
     assert plan(few).kernel == "multi-index" and plan(few).threads == 1
     assert plan(few, n_queries=1000).kernel == "multi-index"
     assert plan(many).kernel == plan(unknown).kernel == "row"
@@ -69,7 +69,7 @@ def test_buckets_are_chosen_by_what_they_look_up(own_cache: Path) -> None:
     assert plan(*mostly).kernel == "multi-index"
     assert plan(*mostly).predicted_ms > plan(few).predicted_ms, "what is left to a scan is counted"
     assert plan(few).budget_ns == pytest.approx(1e6 * costs.Costs().row_first, rel=0.1), "as much as a scan"
-    empty = planner.plan(1_000_000, 8, 1, 10, lookups=planner.Lookups([], [], []))
+    empty = planner.plan(1_000_000, 8, 1, 10, lookups=planner.Lookups([], []))
     assert empty.kernel == "row"
 
 

@@ -59,7 +59,7 @@ MIN_SUBSTRING_BITS = 8
 MAX_ROWS = 2**32 - 1
 """Row numbers take 4 bytes."""
 
-SAMPLE = 16
+SAMPLE = 32
 """Codes of the gallery that tell what searches cost."""
 SAMPLED_FLAGS = 256
 """Flags that tell how many codes are alive."""
@@ -78,8 +78,12 @@ HELD, LIMIT, GREATEST = 0, 1, 2
 """Of a running search: candidates held; the distance, and the key, beyond which a code is of no interest."""
 FIRST, LAST, BEYOND, N_BITS, FIRST_BUCKET = 0, 1, 2, 3, 4
 """Of a substring: the words in which it begins and ends, bits of the last word beyond it, its bits, its first bucket."""
-BUCKETS, CODES = 0, 1
-"""Of its effort: buckets looked up, codes compared."""
+BUCKETS, WAITS, CODES = 0, 1, 2
+"""Of its effort: buckets looked up, lines of memory waited for, codes compared."""
+LINE_SHIFT = U(3)
+"""A line of memory holds eight words."""
+MOST_WAITS = U(4)
+"""Lines of a bucket that are waited for; by then the processor has seen where it is going, and fetches the next ones ahead."""
 LITTLE_ENDIAN = sys.byteorder == "little"
 
 
@@ -229,12 +233,13 @@ def compare(n_buckets, begins, ends, query, width, p, radius, cuts, rows, codes,
 
 
 @kernel
-def look_up(value, flips, end_of_flips, starts, first_bucket, first_code, begins, ends):  # type: ignore[no-untyped-def]
+def look_up(value, flips, end_of_flips, starts, first_bucket, first_code, n_words, begins, ends):  # type: ignore[no-untyped-def]
     """Where the codes of the next buckets begin and end, empty ones left out.
 
-    Comes back with the flips to go on with, and how many buckets were looked up, are not empty, and how many codes they hold.
+    Comes back with the flips to go on with, how many buckets were looked up and are not empty, how many lines of memory will be
+    waited for, and how many codes they hold.
     """
-    n_buckets, n_full, n_codes = 0, 0, U(0)
+    n_buckets, n_full, n_waits, n_codes = 0, 0, U(0), U(0)
     while n_buckets < CHUNK and flips < end_of_flips:
         bucket = first_bucket + (value ^ flips)
         begin, end = U(starts[bucket]), U(starts[bucket + ONE])
@@ -242,10 +247,11 @@ def look_up(value, flips, end_of_flips, starts, first_bucket, first_code, begins
         begins[n_full] = first_code + begin
         ends[n_full] = first_code + end
         n_full += int(begin < end)
+        n_waits += min(((end - begin) * n_words + U(7)) >> LINE_SHIFT, MOST_WAITS)
         n_codes += end - begin
         n_buckets += 1
         flips = next_flips(flips, end_of_flips)
-    return flips, n_buckets, n_full, np.int64(n_codes)
+    return flips, n_buckets, n_full, np.int64(n_waits), np.int64(n_codes)
 
 
 @kernel
@@ -260,17 +266,17 @@ def ring_buckets(rings, radius, limit):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def probe(query, width, tables, alive, budget, nearest, keys, state, effort, begins, ends):  # type: ignore[no-untyped-def]
+def probe(query, width, tables, alive, budget, nearest, keys, state, effort, steps, begins, ends):  # type: ignore[no-untyped-def]
     """Put the keys of living codes within a limit into `keys`; whether the budget did.
 
-    budget: what may be spent, what a bucket and what a word of a code costs, in nanoseconds. nearest: keep the smallest
+    budget: what may be spent, and what a bucket, a wait and a word of a code cost, in nanoseconds. nearest: keep the smallest
     keys.size of them, as a heap; otherwise all, in any order, counting those without room. state, effort: as named above.
-    begins, ends: memory.
+    steps: row d becomes the effort after which all codes at most d away are known; or empty. begins, ends: memory.
     """
     cuts, rings, starts, rows, codes = tables
     m = cuts.shape[0]
-    n_rows = U(rows.size // m)
-    most, a_bucket, a_word = budget
+    n_rows, n_words = U(rows.size // m), U(len(width))
+    most, a_bucket, a_wait, a_word = budget
     work = 0.0
     for radius in range(rings.shape[1]):
         if work + ring_buckets(rings, radius, state[LIMIT]) * a_bucket > most:
@@ -283,15 +289,19 @@ def probe(query, width, tables, alive, budget, nearest, keys, state, effort, beg
             value = substring(query[cuts[p, FIRST]], query[cuts[p, LAST]], cuts[p, BEYOND], n_bits)
             flips = (ONE << U(radius)) - ONE
             while flips < end_of_flips:
-                flips, n_buckets, n_full, n_codes = look_up(
-                    value, flips, end_of_flips, starts, cuts[p, FIRST_BUCKET], n_rows * U(p), begins, ends
+                flips, n_buckets, n_full, n_waits, n_codes = look_up(
+                    value, flips, end_of_flips, starts, cuts[p, FIRST_BUCKET], n_rows * U(p), n_words, begins, ends
                 )
                 effort[BUCKETS] += n_buckets
-                work += n_buckets * a_bucket + n_codes * len(width) * a_word
+                work += n_buckets * a_bucket + n_waits * a_wait + n_codes * len(width) * a_word
                 if work > most:
                     return False
+                effort[WAITS] += n_waits
                 effort[CODES] += n_codes
                 compare(n_full, begins, ends, query, width, p, radius, cuts, rows, codes, alive, nearest, keys, state)
+            if radius * m + p < steps.shape[0]:
+                for i in range(steps.shape[1]):
+                    steps[radius * m + p, i] = effort[i]
     return True
 
 
@@ -299,17 +309,17 @@ def probe(query, width, tables, alive, budget, nearest, keys, state, effort, beg
 def search(queries, width, tables, alive, budget, farthest, distances, rows, answered, effort):  # type: ignore[no-untyped-def]
     """Write the nearest codes of each query, ascending, padded with -1; answered: whether the budget did.
 
-    farthest: no code is farther. effort (Q, 2): buckets and codes looked at.
+    farthest: no code is farther. effort (Q, 3): as named above.
     """
     query = np.empty(len(width), np.uint64)
     begins, ends = np.empty(CHUNK + 1, np.uint64), np.empty(CHUNK + 1, np.uint64)
     keys = np.empty(distances.shape[1], np.int64)
-    state = np.empty(3, np.int64)
+    state, no_steps = np.empty(3, np.int64), np.empty((0, 3), np.int64)
     for j in range(queries.shape[0]):
         for w in range(len(width)):
             query[w] = in_bit_order(queries[j, w])
         begin_search(farthest, state)
-        answered[j] = probe(query, width, tables, alive, budget, True, keys, state, effort[j], begins, ends)
+        answered[j] = probe(query, width, tables, alive, budget, True, keys, state, effort[j], no_steps, begins, ends)
         distances[j] = -1
         rows[j] = -1
         for last in range(state[HELD] - 1, -1, -1):
@@ -328,10 +338,11 @@ def begin_search(farthest, state):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def within(queries, width, tables, alive, budget, radius, keys, counts, answered, effort):  # type: ignore[no-untyped-def]
+def within(queries, width, tables, alive, budget, radius, keys, counts, answered, effort, steps):  # type: ignore[no-untyped-def]
     """Collect the keys of all living codes within the radius of each query in turn, in any order, as long as there is room.
 
-    counts: codes within the radius of each query, 0 where the budget did not do.
+    counts: codes within the radius of each query; those of one for which the budget did not do give way to the next one's.
+    steps: see `probe`.
     """
     query = np.empty(len(width), np.uint64)
     begins, ends = np.empty(CHUNK + 1, np.uint64), np.empty(CHUNK + 1, np.uint64)
@@ -342,9 +353,10 @@ def within(queries, width, tables, alive, budget, radius, keys, counts, answered
             query[w] = in_bit_order(queries[j, w])
         begin_search(radius, state)
         room = keys[min(at, keys.size) :]
-        answered[j] = probe(query, width, tables, alive, budget, False, room, state, effort[j], begins, ends)
-        counts[j] = state[HELD] if answered[j] else 0
-        at += counts[j]
+        answered[j] = probe(query, width, tables, alive, budget, False, room, state, effort[j], steps, begins, ends)
+        counts[j] = state[HELD]
+        if answered[j]:
+            at += counts[j]
 
 
 class Probed(NamedTuple):
@@ -355,7 +367,7 @@ class Probed(NamedTuple):
     answered: Bits
     """Of each query: whether the budget did; if not, what was found is not yet the answer."""
     effort: npt.NDArray[np.int64]
-    """(Q, 2): buckets looked up, codes compared."""
+    """(Q, 3): buckets looked up, lines waited for, codes compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -537,36 +549,35 @@ class MultiIndex:
         found = offsets, (keys >> KEY_SHIFT).astype(np.int32), keys & KEY_ROW
         return (*found, self._explained(plan, started, probed, living)) if explain else found
 
-    def effort(self, query_1B: Codes, radius: int, budget_ns: float = math.inf) -> tuple[int, int, int, bool]:
-        """Buckets that one query looks up for all codes within a radius, codes compared, codes found, and whether within the
-        budget. The bytes are not checked; for measuring."""
-        probed = self._probe_within(query_1B, radius, None, budget_ns, 1, room=0)
-        buckets, codes = probed.effort[0].tolist()
-        return buckets, codes, int(probed.found[0][0]), bool(probed.answered[0])
+    def effort(self, queries_QB: Codes, radius: int) -> npt.NDArray[np.float64]:
+        """Buckets looked up, lines waited for, and codes compared (3,), on average over queries that ask for all codes
+        within a radius, whatever that costs: for measuring."""
+        effort: npt.NDArray[np.float64] = self._probe_within(queries_QB, radius, None, math.inf, 1).effort.mean(axis=0)
+        return effort
 
     def _ask(self, code_1B: Codes) -> _Sampled:
         """What a search for a code takes at each radius, up to what a scan costs."""
-        asked = _Sampled([], [], [], len(self.gallery_NB))
+        n_words = words_per_code(code_1B.shape[1])
         budget_ns = planner.scan_cost(*self.gallery_NB.shape)
-        for radius in range(self.code_size + 1):
-            buckets, codes, found, answered = self.effort(code_1B, radius, budget_ns)
-            if not answered:
-                break
-            asked.buckets.append(buckets)
-            asked.codes.append(codes)
-            asked.found.append(found)
-        return asked
+        tables, flags, budget = self._arguments(None, budget_ns)
+        # All codes that are looked at count, so that one search tells of every radius.
+        most = min(len(self.gallery_NB), int(budget_ns / known_costs().bucket_word / n_words))
+        keys, counts, answered = np.empty(most, np.int64), np.empty(1, np.int64), np.empty(1, np.bool_)
+        steps, effort = np.full((self.code_size + 1, 3), -1), np.zeros((1, 3), np.int64)
+        padded, width = words.padded(code_1B), (0,) * n_words
+        within(padded, width, tables, flags, budget, self.code_size, keys, counts, answered, effort, steps)
+        steps = steps[: int((steps[:, BUCKETS] >= 0).sum())]
+        distances = keys[: int(counts[0])] >> KEY_SHIFT
+        found = np.cumsum(np.bincount(distances, minlength=len(steps)))[: len(steps)]
+        return _Sampled(steps.tolist(), found.tolist(), len(self.gallery_NB))
 
     def _lookups(self, radius_of: Callable[[_Sampled], int]) -> Lookups:
         """What codes of the gallery looked up within the radius that each of them needs."""
-        found = Lookups([], [], [])
+        found = Lookups([], [])
         for asked in self._sample:
-            radius = radius_of(asked)
-            enough = radius < len(asked.buckets)
-            last = min(radius, len(asked.buckets) - 1)
-            found.buckets.append(asked.buckets[last] if last >= 0 else 0)
-            found.codes.append(asked.codes[last] if last >= 0 else 0)
-            found.enough.append(enough)
+            radius, known = radius_of(asked), len(asked.efforts)
+            found.efforts.append(asked.efforts[min(radius, known - 1)] if known else [0, 0, 0])
+            found.enough.append(radius < known)
         return found
 
     def _plan(
@@ -588,7 +599,7 @@ class MultiIndex:
         probed = Probed(
             (np.empty((n_queries, k), np.int32), np.empty((n_queries, k), np.int64)),
             np.empty(n_queries, np.bool_),
-            np.zeros((n_queries, 2), np.int64),
+            np.zeros((n_queries, 3), np.int64),
         )
         out = *probed.found, probed.answered, probed.effort
         arguments = *self._arguments(living, budget_ns), 8 * queries.shape[1]
@@ -602,22 +613,24 @@ class MultiIndex:
         return probed
 
     def _probe_within(
-        self, queries: Codes, radius: int, living: Bits | None, budget_ns: float, n_threads: int, room: int = ROOM
+        self, queries: Codes, radius: int, living: Bits | None, budget_ns: float, n_threads: int
     ) -> Probed:
-        """The codes within the radius of each query, where its budget does; counted, not collected, with no room."""
+        """The codes within the radius of each query, where its budget does."""
         padded = words.padded(queries)
         width = (0,) * padded.shape[1]
         arguments = *self._arguments(living, budget_ns), radius
+        no_steps = np.empty((0, 3), np.int64)
 
         def collect(part: slice) -> Probed:
             n_queries = part.stop - part.start
             counts, answered = np.empty(n_queries, np.int64), np.empty(n_queries, np.bool_)
-            keys = np.empty(room, np.int64)
+            keys = np.empty(ROOM, np.int64)
             while True:
-                effort = np.zeros((n_queries, 2), np.int64)
-                within(padded[part], width, *arguments, keys, counts, answered, effort)
+                effort = np.zeros((n_queries, 3), np.int64)
+                within(padded[part], width, *arguments, keys, counts, answered, effort, no_steps)
+                counts[~answered] = 0
                 n_found = int(counts.sum())
-                if n_found <= len(keys) or not room:
+                if n_found <= len(keys):
                     return Probed((counts, keys[:n_found]), answered, effort)
                 keys = np.empty(n_found, np.int64)
 
@@ -633,13 +646,13 @@ class MultiIndex:
     def _arguments(self, living: Bits | None, budget_ns: float) -> tuple[Any, ...]:
         """What kernels take: tables, alive, budget."""
         costs = known_costs()
-        return self._tables, _flags(living), (float(budget_ns), costs.bucket, costs.bucket_word)
+        return self._tables, _flags(living), (float(budget_ns), costs.bucket, costs.bucket_wait, costs.bucket_word)
 
     def _explained(self, plan: Plan, started: float, probed: Probed, living: Bits | None) -> Explanation:
         """How a search that began at `started` was answered."""
         milliseconds = 1e3 * (time.perf_counter() - started)
         left = int(np.count_nonzero(~probed.answered))
-        buckets, codes = (float(mean) for mean in probed.effort.mean(axis=0))
+        buckets, _, codes = (float(mean) for mean in probed.effort.mean(axis=0))
         if left:
             n = len(self.gallery_NB) if living is None else int(np.count_nonzero(living))
             codes += n * left / len(probed.answered)
@@ -649,13 +662,14 @@ class MultiIndex:
 class _Sampled(NamedTuple):
     """A code of the gallery, asked for with the radius 0, 1, 2 and so on, as long as that is cheaper than a scan."""
 
-    buckets: list[int]
-    codes: list[int]
+    efforts: list[list[int]]
+    """At each radius: buckets looked up, lines waited for, codes compared."""
     found: list[int]
+    """Codes within each radius; the code itself is one."""
     n: int
 
     def radius_of(self, rank: float) -> int:
-        """The radius within which so many codes were found (the code itself is one); one more than was asked for if none."""
+        """The radius within which so many codes were found; one more than was asked for if none."""
         return bisect.bisect_left(self.found, min(rank, self.n))
 
 

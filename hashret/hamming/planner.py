@@ -86,8 +86,8 @@ class Explanation:
 class Lookups(NamedTuple):
     """What multi-index hashing looks at for each of some queries that are like those to come."""
 
-    buckets: list[int]
-    codes: list[int]
+    efforts: list[list[int]]
+    """Of each: buckets looked up, lines of memory waited for, codes compared."""
     enough: list[bool]
     """Whether that answers the query; where it does not, more may cost anything."""
 
@@ -171,13 +171,14 @@ class _Asked:
         costs = self.costs
         faster = self.faster(costs.table_speedup, count)
         budget = max(0.0, linear - costs.call) * faster / self.n_queries
-        work, left = 0.0, 0
-        for buckets, codes, enough in zip(*lookups, strict=True):
-            needed = buckets * costs.bucket + codes * self.n_words * costs.bucket_word
+        work, taken, left = 0.0, 0.0, 0
+        for (buckets, waits, codes), enough in zip(*lookups, strict=True):
+            needed = buckets * costs.bucket + waits * costs.bucket_wait + codes * self.n_words * costs.bucket_word
             work += min(needed, budget)
+            taken += self.found if self.k is None else candidates(codes, self.k)
             left += not enough or needed > budget
-        nanoseconds = costs.call + (count - 1) * costs.thread + self.of_answers(1)
-        nanoseconds += self.n_queries * work / len(lookups.enough) / faster
+        a_query = (work + taken * costs.bucket_take) / len(lookups.enough)
+        nanoseconds = costs.call + (count - 1) * costs.thread + self.n_queries * a_query / faster
         n_left = self.n_queries * left / len(lookups.enough)
         if n_left:
             again = dataclasses.replace(self, n_queries=max(1, round(n_left)))

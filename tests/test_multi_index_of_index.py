@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -51,7 +52,7 @@ def test_the_same_bytes_with_and_without(
     edges = np.cumsum([0, *sizes])
     before, after = rng.random(edges[-1]) < removed / 2, rng.random(edges[-1]) < removed / 2
     for index in with_and_without:
-        for number, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        for number, (start, stop) in enumerate(pairwise(edges)):
             # Segments with records and without stay apart.
             records = [{"id": str(i)} for i in range(start, stop)] if number % 2 else None
             index.add(codes[start:stop], ids=np.arange(start, stop), records=records)
@@ -158,7 +159,7 @@ def test_searches_and_changes_while_buckets_are_made(segments: tuple[HammingInde
 def test_what_does_not_fit_is_refused() -> None:
     index = HammingIndex(16)
     for wrong in (0, True, 1.5):
-        with pytest.raises(SearchError, match="threads is .*, expected a whole number from 1, or None for all cores"):
+        with pytest.raises(SearchError, match=r"threads is .*, expected a whole number from 1, or None for all cores"):
             index.build_multi_index(wrong)  # type: ignore[arg-type]
 
 

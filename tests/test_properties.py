@@ -50,9 +50,7 @@ def computed_by(kernel: str) -> Iterator[None]:
 
     def forced(*args: Any, **options: Any) -> planner.Plan:
         threads = signature.bind(*args, **options).arguments.get("threads")
-        return dataclasses.replace(
-            plan(*args, **options), kernel=kernel, threads=threads or 1, budget_ns=math.inf
-        )
+        return dataclasses.replace(plan(*args, **options), kernel=kernel, threads=threads or 1, budget_ns=math.inf)
 
     with mock.patch.object(planner, "plan", forced):
         yield

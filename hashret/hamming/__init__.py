@@ -7,7 +7,7 @@ sliced.py      a block as planes of bits         vectors.py   512-bit vectors in
 nearest.py     the k nearest so far              merge.py     parts of a gallery into one answer
 words.py       codes as 64-bit words             threads.py   our own pool
 planner.py     which kernel, how many threads    costs.py     measured on the machine
-sample.py      a first limit for large k
+sample.py      a first limit for large k         splitting.py over threads: rows or queries
 multi_index.py buckets for near neighbours       self_join.py all near pairs, components.py their groups
 asymmetric.py  logits against codes              lookup_scan.py, lookups.py   its kernel
 substrings.py  near pairs through equal parts    cache.py     the user's cache folder

@@ -37,9 +37,14 @@ def kernel(function: Callable[..., Any]) -> Any:
     return compiled(function)
 
 
+def lean(function: Callable[..., Any]) -> Any:
+    """A kernel that counts no references, each of which is an atomic operation: it cannot make or copy arrays."""
+    return compiled(function, _nrt=False)
+
+
 def inlined(function: Callable[..., Any]) -> Any:
-    """A kernel that becomes part of those that call it: a call with a dozen arrays costs as much as a query and a block."""
-    return compiled(function, forceinline=True)
+    """A lean kernel that becomes part of those that call it: a dozen arrays are a hundred words of arguments."""
+    return compiled(function, _nrt=False, forceinline=True)
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:

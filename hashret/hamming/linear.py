@@ -14,17 +14,16 @@ import numpy.typing as npt
 from hashret.codes import Bits, Codes
 from hashret.hamming import sample, threads, words
 from hashret.hamming.arguments import flags_of
+from hashret.hamming.costs import known_costs
 from hashret.hamming.merge import Found, merge
 from hashret.hamming.nearest import KTH, Keyed, Nearest
+from hashret.hamming.splitting import query_groups
 from hashret.hamming.words import Words
 
 FoundWithin = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 CANDIDATE_BYTES = 1 << 26
 """Memory of a thread for candidates; more queries than fit are searched group by group."""
-
-QUERIES_A_THREAD = 128
-"""Queries of a thread from which on turning blocks over is a small part of its work."""
 
 
 class Scan(Protocol):
@@ -69,7 +68,7 @@ def _search(
 ) -> Found:
     """The k nearest of what is nearer than each query's limit."""
     queries = words.padded(queries_QB)
-    n_groups = _query_groups(len(queries), queries.shape[1], len(gallery), k, n_threads)
+    n_groups = query_groups(known_costs(), len(gallery), queries.shape[1], len(queries), k, n_threads)
     parts = _parts(len(gallery), n_threads // n_groups, sample.BLOCK_ROWS)
     largest = max(1, CANDIDATE_BYTES // (10 * (k + max(k, 64))))
     rounds = -(-len(queries) // (largest * n_groups))
@@ -88,17 +87,6 @@ def _search(
             merged = merge(answers[i * len(parts) : (i + 1) * len(parts)], k)
             found_distances[group, : merged[0].shape[1]], found_rows[group, : merged[1].shape[1]] = merged
     return found_distances, found_rows
-
-
-def _query_groups(n_queries: int, n_words: int, n: int, k: int, n_threads: int) -> int:
-    """Into how many groups the queries are split over threads; the rows are split over the threads of a group.
-
-    Every part of the rows takes in its own k ln(n/k) candidates for each query, about ten k; every group of queries turns
-    all blocks over again, which costs about seven candidates for each word of a block.
-    """
-    taken, turned = 10 * n_queries * k, 7 * n_words * n // sample.BLOCK_ROWS
-    most = n_queries // QUERIES_A_THREAD if taken > turned else 1
-    return max(count for count in range(1, n_threads + 1) if n_threads % count == 0 and count <= max(1, most))
 
 
 def search_radii(

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hashret.hamming.compiled import kernel
+from hashret.hamming.compiled import lean
 from hashret.hamming.merge import Found
 
 HELD, KTH, NEARER = 0, 1, 2
 
 
-@kernel
+@lean
 def take(distance, row, k, j, distances, rows, histogram, state):  # type: ignore[no-untyped-def]
     """Take the next candidate of query j, nearer than its k-th.
 
@@ -43,7 +43,7 @@ def take(distance, row, k, j, distances, rows, histogram, state):  # type: ignor
         state[NEARER, j] -= histogram[j, state[KTH, j]]
 
 
-@kernel
+@lean
 def _drop_far(k, j, distances, rows, state):  # type: ignore[no-untyped-def]
     """Drop query j's candidates that can no longer be among the k nearest; those left stay in row order."""
     kth = state[KTH, j]
@@ -62,7 +62,7 @@ def _drop_far(k, j, distances, rows, state):  # type: ignore[no-untyped-def]
     state[HELD, j] = kept
 
 
-@kernel
+@lean
 def _order(k, distances, rows, histogram, state, out_distances, out_rows):  # type: ignore[no-untyped-def]
     """Write each query's nearest, ascending by (distance, row), by counting; out arrays come filled with -1."""
     for j in range(distances.shape[0]):
@@ -127,7 +127,7 @@ Keyed = npt.NDArray[np.int64]
 """Rows (key, row), where the key is query * (bits + 1) + distance; equal keys stand in the order of their rows."""
 
 
-@kernel
+@lean
 def found_key(query, distance, n_words):  # type: ignore[no-untyped-def]
     """The key of a code at a distance from a query."""
     return query * (64 * n_words + 1) + distance

@@ -11,7 +11,8 @@ import math
 from typing import NamedTuple
 
 from hashret.hamming.costs import Costs, are_measured, candidates, known_costs
-from hashret.hamming.sample import BLOCK_ROWS, samples
+from hashret.hamming.sample import BLOCK_ROWS
+from hashret.hamming.splitting import merged, query_groups, taken_of_part
 from hashret.hamming.threads import available_threads
 from hashret.hamming.words import words_per_code
 
@@ -159,10 +160,10 @@ class _Asked:
         row, table = self.of_rows(), self.of_tables()
         ways = [_Way(self.of_numpy(), 1, "numpy")]
         for count in sorted(counts):
-            candidates = self.n_queries * self.candidates(count)
-            ending = costs.call + (count - 1) * costs.thread + self.of_answers(count)
-            rows = ending + row / self.faster(costs.row_speedup, count) + candidates * costs.row_take
-            tables = ending + table / self.faster(costs.table_speedup, count) + candidates * costs.table_take
+            beginning = costs.call + (count - 1) * costs.thread
+            taken, ending = self.of_answers(count)
+            rows = beginning + row / self.faster(costs.row_speedup, count) + taken * costs.row_take + ending
+            tables = beginning + table / self.faster(costs.table_speedup, count) + taken * costs.table_take + ending
             ways += [_Way(rows, count, "row"), _Way(tables, count, "table")]
         return ways
 
@@ -192,14 +193,16 @@ class _Asked:
         a_query = costs.numpy_query + self.n * (costs.numpy_code + self.n_words * costs.numpy_word) + taking
         return self.n_queries * a_query
 
-    def of_answers(self, count: int) -> float:
-        """Putting what was found in order: by so many threads, each for its rows, and then together."""
+    def of_answers(self, count: int) -> tuple[float, float]:
+        """Candidates that each of so many threads takes in, and nanoseconds of putting what was found in order."""
         costs = self.costs
         if self.k is None:
-            return self.n_queries * self.found * costs.collect
-        ordered = min(self.k, self.n / count) * costs.order
-        merged = min(self.k * count, self.n) * costs.merge if count > 1 else 0.0
-        return self.n_queries * (ordered + merged)
+            return 0.0, self.n_queries * self.found * costs.collect
+        groups = query_groups(costs, self.n, self.n_words, self.n_queries, self.k, count)
+        parts, queries = count // groups, self.n_queries / groups
+        ordering = queries * min(self.k, self.n / parts) * costs.order
+        merging = self.n_queries * merged(self.n, self.k, parts) * costs.merge
+        return queries * taken_of_part(self.n, self.k, parts), ordering + merging
 
     def of_rows(self) -> float:
         """The row kernel on one thread, without taking candidates."""
@@ -212,12 +215,6 @@ class _Asked:
         a_query = costs.block_query + (self.n_words - 1) * costs.block_query_more
         a_block = self.n_words * costs.block + (costs.block_flags if self.masked else 0.0)
         return -(-self.n // BLOCK_ROWS) * (a_block + self.n_queries * a_query)
-
-    def candidates(self, count: int) -> float:
-        """Candidates that one of so many threads takes for a query; the limit of a sample is the same for all of them."""
-        if self.k is None:
-            return 0.0
-        return candidates(self.n, self.k) / count if samples(self.n, self.k) else candidates(self.n / count, self.k)
 
     def faster(self, speedup: float, count: int) -> float:
         """How many times as fast so many threads are, when all are `speedup` times as fast."""

@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba import types
 
 from hashret.codes import Bits
-from hashret.hamming.compiled import emitted, kernel
+from hashret.hamming.compiled import emitted, lean
 from hashret.hamming.nearest import KTH, Collected, Keyed, Nearest, found_key, take
 from hashret.hamming.vectors import I64, LANES, ONES, Builder, data_of
 from hashret.hamming.words import Words
@@ -42,7 +42,7 @@ TILE_WORDS = 1 << 13
 U = np.uint64
 
 
-@kernel
+@lean
 def popcount(v):  # type: ignore[no-untyped-def]
     """Bits set in a word. LLVM knows this pattern and emits the chip's own vector popcount where there is one."""
     v = v - ((v >> U(1)) & U(0x5555555555555555))
@@ -99,7 +99,7 @@ def near_rows(typing_context, block_words, first_word, n_vectors, queries, first
     return signature, codegen
 
 
-@kernel
+@lean
 def distance_between(block, i, queries, j, width):  # type: ignore[no-untyped-def]
     """Distance of query j to code i of a block."""
     distance = U(0)
@@ -108,7 +108,7 @@ def distance_between(block, i, queries, j, width):  # type: ignore[no-untyped-de
     return distance
 
 
-@kernel
+@lean
 def scan(  # type: ignore[no-untyped-def]
     block_words, first_row, alive, queries, width, collect, found, cursor, k, distances, rows, histogram, state
 ):
@@ -157,7 +157,7 @@ def scan(  # type: ignore[no-untyped-def]
     cursor[2] = 0
 
 
-@kernel
+@lean
 def look(  # type: ignore[no-untyped-def]
     block_words,
     start,

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from hashret.hamming.compiled import emitted, kernel
+from hashret.hamming.compiled import emitted, lean
 from hashret.hamming.nearest import KTH
 from hashret.hamming.vectors import BELOW, I64, LANES, LEFT, MAJORITY, SUM, ZERO, Adder, Builder, data_of
 
@@ -294,7 +294,7 @@ def prefetch(typing_context, words, index):  # type: ignore[no-untyped-def]
     return signature, codegen
 
 
-@kernel
+@lean
 def transpose(block_words, width, w, gathered, planes, start):  # type: ignore[no-untyped-def]
     """Planes of word w of a block's rows: plane p at planes[start + 8p :], bit j of its word i is row 8j + i."""
     source = gathered

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.codes import Bits
-from hashret.hamming.compiled import inlined, kernel
+from hashret.hamming.compiled import inlined, lean
 from hashret.hamming.nearest import KTH, Collected, Keyed, Nearest, found_key, take
 from hashret.hamming.rows import distance_between, popcount
 from hashret.hamming.sliced import (
@@ -41,7 +41,7 @@ U = np.uint64
 SIZE_47, SIZE_55, SIZE_63 = sum_size(47), sum_size(55), sum_size(63)
 
 
-@kernel
+@lean
 def alive_bits(alive, mask):  # type: ignore[no-untyped-def]
     """The flags of a block's rows as its lanes: bit j of word i is row 8j + i."""
     mask[:] = U(0)
@@ -49,10 +49,10 @@ def alive_bits(alive, mask):  # type: ignore[no-untyped-def]
         mask[row & 7] |= U(alive[row]) << U(row >> 3)
 
 
-@kernel
+@lean
 def scan(  # type: ignore[no-untyped-def]
     block_words, first_row, alive, queries, width, depth, reach, limits, planes, middle, tables, sums, order, near, hits,
-    collect, found, cursor, k, distances, rows, histogram, state,
+    gathered, living, ends, collect, found, cursor, k, distances, rows, histogram, state,
 ):  # fmt: skip
     """Take the codes of block_words (flat, starting at first_row) that are nearer than a query's k-th; see nearest.py.
 
@@ -61,9 +61,7 @@ def scan(  # type: ignore[no-untyped-def]
     """
     n_words = len(width)
     n_rows = block_words.size // n_words
-    gathered = np.zeros(BLOCK, U)
-    living = np.full(8, ~U(0), U)
-    ends = np.zeros(FAR + 1, np.int64)
+    living[:] = ~U(0)
     sort_by_class(state, reach, depth, order, ends)
     moved = 0
     begun = cursor[2]
@@ -137,7 +135,8 @@ def near_of_group(  # type: ignore[no-untyped-def]
     if group_class == FAR:
         for place in range(begin, end):
             near[place - begin] = order[place]
-            hits[(place - begin) * 8 : (place - begin + 1) * 8] = living
+            for lane in range(8):
+                hits[(place - begin) * 8 + lane] = living[lane]
         return end - begin
     n_words = len(width)
     # Two words at a time: what lies between two parts waits outside the first-level cache.
@@ -197,7 +196,7 @@ DONE, SHORT, MEDIUM, LONG, FAR = range(5)
 the counters' reach, so that every code is looked at."""
 
 
-@kernel
+@lean
 def class_of(kth, reach, depth):  # type: ignore[no-untyped-def]
     """The class of a query whose k-th distance is kth."""
     if kth == 0:
@@ -209,7 +208,7 @@ def class_of(kth, reach, depth):  # type: ignore[no-untyped-def]
     return LONG if kth <= 1 << depth else FAR
 
 
-@kernel
+@lean
 def sort_by_class(state, reach, depth, order, ends):  # type: ignore[no-untyped-def]
     """Put the queries in order of their classes: those of class c are order[ends[c - 1]:ends[c]]."""
     ends[:] = 0
@@ -286,6 +285,9 @@ class TableScan:
             np.empty(len(queries_QW), np.int64),
             np.empty(GROUP + 1, np.int64),
             aligned((GROUP + 1) * 8),
+            np.zeros(BLOCK, np.uint64),
+            np.empty(8, np.uint64),
+            np.empty(FAR + 1, np.int64),
         )
 
     def nearest(self, part: Words, first_row: int, alive: Bits, found: Nearest) -> None:

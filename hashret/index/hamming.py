@@ -236,7 +236,7 @@ class HammingIndex(VectorIndex):
         contents = self._contents
         queries = check_codes(codes_QB, self.code_size)
         empty = np.zeros((0, queries.shape[1]), np.uint8)
-        offsets, distances, ids = hamming.search_radius(empty, queries, radius, self.code_size)
+        offsets, distances, ids = hamming.search_radius(empty, queries, radius, self.code_size, threads=threads)
         query_of = [np.zeros(0, np.int64)]
         all_distances, all_ids = [distances], [ids]
         explanations: list[Explanation] = []

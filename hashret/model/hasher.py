@@ -122,9 +122,7 @@ class Hasher:
         """Pooled features of length 1 (L2), float32 (N, feature_size); a zero vector stays zero."""
         return self.run(pictures, batch_size)[1]
 
-    def run(
-        self, pictures: Pictures, batch_size: int = 32
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def run(self, pictures: Pictures, batch_size: int = 32) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """What `embed` and `features` give, from running the network once."""
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from rounds import Prepare, Search, Task, serve
 
 QUERIES = 2000
+READING = "reading memory"
+"""The side that only reads."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -47,6 +50,8 @@ def hashret(task: Task) -> Search:
     """Linear search, planned."""
     from hashret import hamming
 
+    # As in a process that keeps asking: without the kernels loaded, a single query would be numpy's.
+    importlib.import_module("hashret.hamming.linear")
     gallery, queries = of(task)
     alive = None
     if "allowed" in task:
@@ -75,6 +80,19 @@ def asymmetric(task: Task) -> Search:
     gallery, _ = of(task)
     logits = np.random.default_rng(2).standard_normal((task["queries"], task["bits"]), np.float32)
     return lambda: module.search(gallery, logits, task["k"], threads=task["threads"])[0]
+
+
+def read_memory(task: Task) -> Search:
+    """Reading the gallery and nothing else: what one query at least costs."""
+    from machine import reader
+
+    read = reader(of(task)[0], task["threads"])
+
+    def search() -> np.ndarray:
+        read()
+        return np.empty((0, 0))
+
+    return search
 
 
 def faiss_flat(task: Task) -> Search:
@@ -141,6 +159,7 @@ SIDES: dict[str, tuple[Prepare, str]] = {
     "hashret": (hashret, "hashret"),
     "hashret multi-index": (multi_index, "hashret"),
     "hashret asymmetric": (asymmetric, "hashret"),
+    READING: (read_memory, "hashret"),
     "FAISS Flat": (faiss_flat, "faiss"),
     "FAISS MultiHash": (faiss_multi_hash, "faiss"),
     "FAISS HNSW": (faiss_hnsw, "faiss"),

@@ -68,7 +68,7 @@ def test_buckets_are_chosen_by_what_they_look_up(own_cache: Path) -> None:
     mostly = [few] * 15 + [unknown]
     assert plan(*mostly).kernel == "multi-index"
     assert plan(*mostly).predicted_ms > plan(few).predicted_ms, "what is left to a scan is counted"
-    assert plan(few).budget_ns == pytest.approx(1e6 * costs.Costs().row_first, rel=0.25), "about as much as a scan"
+    assert plan(few).budget_ns == pytest.approx(1e6 * costs.Costs().row_first_near, rel=0.25), "about as much as a scan"
     empty = planner.plan(1_000_000, 8, 1, 10, lookups=planner.Lookups([], []))
     assert empty.kernel == "row"
 

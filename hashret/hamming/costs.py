@@ -26,6 +26,10 @@ from hashret.hamming.threads import available_threads
 _log = logging.getLogger("hashret.hamming")
 
 
+NEAR_BYTES = 1 << 24
+"""Codes in so many bytes are taken to stay in the processor's caches from one search to the next."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Costs:
     """What searches cost on one machine, in nanoseconds; a word is 64 bits of a code."""
@@ -40,8 +44,10 @@ class Costs:
     """The same for each word of the code."""
     numpy_take: float = 40.0
     """numpy: one of the k nearest."""
-    row_first: float = 0.30
+    row_first: float = 0.40
     """Row kernel: a word, for the first query (memory)."""
+    row_first_near: float = 0.25
+    """The same where the gallery fits into the processor's caches."""
     row_next: float = 0.04
     """Row kernel: a word, for each further query; four share a load, so the first few cost less than this."""
     row_take: float = 150.0
@@ -147,7 +153,7 @@ def _of_scans() -> dict[str, Any]:
     # Not from the gallery: a query that finds itself leaves nothing nearer to look for.
     queries = _codes(rng, 72, 8)
     queries_of_two = _codes(rng, 72, 16)
-    few, many = 1 << 18, 10_000
+    few, near, many = 1 << 18, NEAR_BYTES // 2 // 8, 10_000
     all_but_one = np.arange(n) > 0
     some, fewer = (rng.random(n) < share / FEW_ALIVE for share in (0.5, 0.05))
     top = np.sort(rng.integers(0, 64, (16, 1 << 12), np.int32)), rng.integers(0, n, (16, 1 << 12))
@@ -174,6 +180,7 @@ def _of_scans() -> dict[str, Any]:
             "row, 16": nearest(RowScan, 16, rows=large),
             "row, 16, many": nearest(RowScan, 16, k=many, rows=large),
             "row": nearest(RowScan, 1, rows=large),
+            "row, near": nearest(RowScan, 1, rows=near),
             "row on threads": nearest(RowScan, 1, rows=large, count=threads),
             "table, 8": nearest(TableScan, 8),
             "table, 8, flags": nearest(TableScan, 8, alive=all_but_one),
@@ -212,6 +219,7 @@ def _of_scans() -> dict[str, Any]:
         "numpy_word": _at_least(0.1, numpy_two - numpy_one),
         "numpy_take": _at_least(1.0, (took["numpy, few, many"] - took["numpy, few"]) / many),
         "row_first": took["row"] / large,
+        "row_first_near": (took["row, near"] - took["nothing"]) / near,
         "row_next": _at_least(0.01, (took["row, 16"] - took["row"]) / 15 / large),
         "row_take": _at_least(1.0, (row_taking - many * order) / (candidates(large, many) - candidates(large, 10))),
         "block": _at_least(1.0, took["table, 8"] / blocks - 8 * block_query),

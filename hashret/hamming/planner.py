@@ -10,7 +10,7 @@ import functools
 import math
 from typing import NamedTuple
 
-from hashret.hamming.costs import Costs, are_measured, candidates, known_costs
+from hashret.hamming.costs import NEAR_BYTES, Costs, are_measured, candidates, known_costs
 from hashret.hamming.sample import BLOCK_ROWS
 from hashret.hamming.splitting import merged, query_groups, taken_of_part
 from hashret.hamming.threads import available_threads
@@ -206,8 +206,9 @@ class _Asked:
 
     def of_rows(self) -> float:
         """The row kernel on one thread, without taking candidates."""
-        further = max(0, self.n_queries - 1)
-        return self.n * self.n_words * (self.costs.row_first + further * self.costs.row_next)
+        costs, further = self.costs, max(0, self.n_queries - 1)
+        first = costs.row_first_near if 8 * self.n * self.n_words <= NEAR_BYTES else costs.row_first
+        return self.n * self.n_words * (first + further * costs.row_next)
 
     def of_tables(self) -> float:
         """The table kernel on one thread, without taking candidates."""

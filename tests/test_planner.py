@@ -157,3 +157,14 @@ def test_an_index_yields_its_near_pairs() -> None:
         for a, b, d in zip(chunk.first, chunk.second, chunk.distances, strict=True)
     ]
     assert pairs == [(7, 8, 2), (7, 9, 2), (8, 9, 2)]
+
+
+def test_what_threads_gain_one_query_they_do_not_gain_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One query waits for memory, which more threads read faster; adding for a batch gains as much in either kernel."""
+    uneven = costs.Costs(row_speedup=2.5, table_speedup=1.5, threads=2)
+    monkeypatch.setattr(planner, "known_costs", lambda: uneven)
+    assert planner.plan(10_000_000, 8, 1, 10, 2).kernel == "row"
+    for n_queries in (100, 1000):
+        assert [planner.plan(10_000_000, 8, n_queries, 10, count).kernel for count in (1, 2)] == ["table", "table"]
+    one, two = (planner.plan(10_000_000, 8, 1, 10, count).predicted_ms for count in (1, 2))
+    assert one is not None and two is not None and two > one / 2, "two threads are at most twice as fast"

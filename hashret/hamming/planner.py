@@ -157,13 +157,16 @@ class _Asked:
     def linear_ways(self, counts: set[int]) -> list[_Way]:
         """All codes compared by numpy, or by either kernel on so many threads."""
         costs = self.costs
-        row, table = self.of_rows(), self.of_tables()
+        row_first, row_further = self.of_rows()
+        table = self.of_tables()
         ways = [_Way(self.of_numpy(), 1, "numpy")]
         for count in sorted(counts):
             beginning = costs.call + (count - 1) * costs.thread
             taken, ending = self.of_answers(count)
-            rows = beginning + row / self.faster(costs.row_speedup, count) + taken * costs.row_take + ending
-            tables = beginning + table / self.faster(costs.table_speedup, count) + taken * costs.table_take + ending
+            computing = self.faster(costs.table_speedup, count)
+            row = row_first / self.faster(costs.row_speedup, count) + row_further / computing
+            rows = beginning + row + taken * costs.row_take + ending
+            tables = beginning + table / computing + taken * costs.table_take + ending
             ways += [_Way(rows, count, "row"), _Way(tables, count, "table")]
         return ways
 
@@ -204,11 +207,11 @@ class _Asked:
         merging = self.n_queries * merged(self.n, self.k, parts) * costs.merge
         return queries * taken_of_part(self.n, self.k, parts), ordering + merging
 
-    def of_rows(self) -> float:
-        """The row kernel on one thread, without taking candidates."""
-        costs, further = self.costs, max(0, self.n_queries - 1)
-        first = costs.row_first_near if 8 * self.n * self.n_words <= NEAR_BYTES else costs.row_first
-        return self.n * self.n_words * (first + further * costs.row_next)
+    def of_rows(self) -> tuple[float, float]:
+        """The row kernel on one thread, without taking candidates: the first query, bound by memory, and all further ones."""
+        costs, words = self.costs, self.n * self.n_words
+        first = costs.row_first_near if 8 * words <= NEAR_BYTES else costs.row_first
+        return words * first, words * max(0, self.n_queries - 1) * costs.row_next
 
     def of_tables(self) -> float:
         """The table kernel on one thread, without taking candidates."""
@@ -219,7 +222,8 @@ class _Asked:
 
     def faster(self, speedup: float, count: int) -> float:
         """How many times as fast so many threads are, when all are `speedup` times as fast."""
-        return 1.0 if count == 1 else 1 + (speedup - 1) * (count - 1) / max(1, self.costs.threads - 1)
+        gained = (speedup - 1) * (count - 1) / max(1, self.costs.threads - 1)
+        return min(float(count), 1 + gained)
 
 
 @functools.lru_cache(maxsize=1 << 10)

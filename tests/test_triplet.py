@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hashret.training.mining import MINING
+from hashret.training.objectives.mining import MINING
+from hashret.training.objectives.triplet import auto_margin, squared_distances, triplet_loss
 from hashret.training.options import MINING_RULES
-from hashret.training.triplet import auto_margin, squared_distances, triplet_loss
 
 
 def naive_terms(x: np.ndarray, labels: list[int], margin: float, mining: str) -> list[float]:

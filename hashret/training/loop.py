@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,15 @@ from hashret.model.device import pick_device
 from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
 from hashret.training.augmentation import augmentation
+from hashret.training.diagnosis import diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
-from hashret.training.optimizers import build_optimizer, cosine_with_warmup
+from hashret.training.monitors import Monitors
+from hashret.training.objectives import build_objective
+from hashret.training.objectives.triplet import BIT, auto_margin
 from hashret.training.options import TrainingOptions
 from hashret.training.runs import Run
 from hashret.training.splits import TrainingSplit, split_for_training
-from hashret.training.triplet import BIT, auto_margin, triplet_loss
+from hashret.training.updates import Updater
 from hashret.training.validation import Validation, validate
 
 _log = logging.getLogger("hashret.training")
@@ -63,7 +65,6 @@ class _Progress:
     best_map: float = -1.0
     best_hit1: float = 0.0
     seconds: float = 0.0
-    totals: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -118,8 +119,6 @@ class _Loop:
     ) -> None:
         self.run, self.options, self.split, self.device = run, options, split, device
         self.hasher = hasher
-        self.network = hasher.network.to(device)
-        self.network.to(memory_format=torch.channels_last)
         self.labels_N = torch.from_numpy(labels_N)
         self.margin = (
             auto_margin(task=split.task, code_size=options.code_size, activation=options.activation)
@@ -140,20 +139,8 @@ class _Loop:
             workers=options.workers,
             pin_memory=device.type == "cuda",
         )
-        self.optimizer = build_optimizer(
-            options.optimizer,
-            self.network.backbone,
-            self.network.head,
-            lr=options.lr,
-            head_lr_factor=options.head_lr_factor,
-            weight_decay=options.weight_decay,
-        )
-        self.schedule = cosine_with_warmup(
-            self.optimizer,
-            steps=options.epochs * len(self.sampler),
-            warmup_steps=round(options.warmup * len(self.sampler)),
-        )
-        self.autocast = _autocast_dtype(options.amp, device)
+        self.update = Updater(hasher, build_objective(options, self.margin), options, device, len(self.sampler))
+        self.monitors = Monitors()
         self.progress = _Progress()
 
     def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
@@ -202,47 +189,20 @@ class _Loop:
             disable=None,
             leave=False,
         )
-        self.network.train()
+        self.hasher.network.train()
         with bar:
             for rows, pixels in bar:
-                scalars = self.step(pixels, self.labels_N[rows])
+                update = self.update(pixels, self.labels_N[rows], self.steps())
+                scalars = self.monitors.observe(
+                    update.outputs, self.labels_N[rows], update.scored, update.gradient_norm
+                )
                 progress.batch += 1
                 for name, value in scalars.items():
-                    progress.totals[name] = progress.totals.get(name, 0.0) + value
                     writer.add_scalar(f"train/{name}", value, self.steps())
                 bar.set_postfix({name: f"{value:.3g}" for name, value in scalars.items()})
                 if interrupt.requested:
                     return False
         return True
-
-    def step(self, pixels: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-        """One update; the scalars that describe it."""
-        pictures = self.hasher.preprocess.normalise(pixels.to(self.device, non_blocking=True))
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            logits, _ = self.network(pictures)
-        result = triplet_loss(
-            self.network.activate(logits.float()),
-            labels.to(self.device),
-            margin=self.margin,
-            mining=self.options.mining,
-        )
-        loss = result.loss.item()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss} in epoch {self.progress.epoch + 1}; lower --lr (now {self.options.lr:g}), "
-                f"then train anew"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(result.loss)
-        self.optimizer.step()
-        self.schedule.step()
-        balance = (logits.detach() > 0).float().mean(dim=0)
-        return {
-            "loss": loss,
-            "active": result.active / max(result.triplets, 1),
-            "imbalance": (balance - 0.5).abs().mean().item(),
-        }
 
     def end_epoch(self, writer: tensorboardX.SummaryWriter) -> None:
         """Validate, log, keep the model if it is the best so far, and save the state."""
@@ -250,12 +210,12 @@ class _Loop:
         progress = self.progress
         validation = validate(self.hasher, self.validation_loader, self.validation_labels_N)
         progress.epoch += 1
-        means = {name: total / max(progress.batch, 1) for name, total in progress.totals.items()}
-        progress.batch, progress.totals = 0, {}
+        means = self.monitors.end_epoch()
+        progress.batch = 0
         progress.seconds += time.perf_counter() - started
         for name, value in validation.as_dict().items():
             writer.add_scalar(f"validation/{name}", value, self.steps())
-        writer.add_scalar("train/lr", self.schedule.get_last_lr()[0], self.steps())
+        writer.add_scalar("train/lr", self.update.lr, self.steps())
         if validation.map > progress.best_map:
             progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, validation.map, validation.hit1
             self.save_model(self.run.folder, validation)
@@ -265,7 +225,7 @@ class _Loop:
             {
                 "epoch": progress.epoch,
                 "seconds": round(progress.seconds, 2),
-                "lr": self.schedule.get_last_lr()[0],
+                "lr": self.update.lr,
                 **means,
                 **{f"val_{name}": value for name, value in validation.as_dict().items()},
             }
@@ -283,6 +243,8 @@ class _Loop:
             progress.seconds,
             " (best so far)" if progress.best_epoch == progress.epoch else "",
         )
+        for finding in diagnose(self.run.history(), self.options):
+            _log.warning("%s", finding.sentence)
         self.save_state()
 
     def save_model(self, folder: Path, validation: Validation) -> None:
@@ -294,9 +256,8 @@ class _Loop:
         """Save everything that going on exactly from here needs."""
         self.run.save_state(
             {
-                "network": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
+                "update": self.update.state_dict(),
+                "monitors": self.monitors.state_dict(),
                 "random": torch.get_rng_state(),
                 "progress": asdict(self.progress),
                 "pictures": _digest(self.split),
@@ -310,9 +271,8 @@ class _Loop:
                 f"the pictures of {self.split.train.name} or their labels are not those that {self.run.folder} was started "
                 "with; put them back as they were, or start another run"
             )
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.update.load_state_dict(state["update"])
+        self.monitors.load_state_dict(state["monitors"])
         torch.set_rng_state(state["random"].cpu())
         self.progress = _Progress(**state["progress"])
         self.run.cut_log(self.progress.epoch)
@@ -390,18 +350,6 @@ def _check_batch(options: TrainingOptions, classes: int, pictures: int) -> None:
         raise TrainingError(
             f"a batch of {p} classes × {k} pictures is larger than the {pictures} training pictures; lower --pictures-per-class"
         )
-
-
-def _autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the device computes it natively; None computes in float32.
-
-    bfloat16 has float32's range, so no loss scaling is needed. "auto" keeps CPUs in float32: few gain from it.
-    """
-    if amp == "off" or (amp == "auto" and device.type != "cuda"):
-        return None
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return None
-    return torch.bfloat16
 
 
 @contextlib.contextmanager

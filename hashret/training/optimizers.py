@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 
 def build_optimizer(
-    name: str, backbone: nn.Module, head: nn.Module, *, lr: float, head_lr_factor: float, weight_decay: float
+    name: str,
+    backbone: nn.Module,
+    fresh: Sequence[nn.Parameter],
+    *,
+    lr: float,
+    head_lr_factor: float,
+    weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """An optimizer with two groups: the backbone at `lr`, the fresh head at `lr × head_lr_factor`."""
+    """An optimizer with two groups: the backbone at `lr`; the head, and all else that starts anew, at `lr × head_lr_factor`."""
     groups = [
         {"params": list(backbone.parameters()), "lr": lr},
-        {"params": list(head.parameters()), "lr": lr * head_lr_factor},
+        {"params": list(fresh), "lr": lr * head_lr_factor},
     ]
     if name == "adamw":
         return torch.optim.AdamW(groups, weight_decay=weight_decay)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hashret.training.mining import MINING
+from hashret.training.objectives.base import Objective, Outputs, Scored
+from hashret.training.objectives.mining import MINING
 
 BIT = {"tanh": 4.0, "sigmoid": 1.0}
 """Squared distance of activations (tanh -1..1, sigmoid 0..1) that differ in one bit."""
@@ -45,6 +46,19 @@ def triplet_loss(activations_DK: Tensor, labels_D: Tensor, *, margin: float, min
     terms = torch.relu(d_positive - d_negative + margin)
     active = int((terms > 0).sum())
     return TripletResult(terms.sum() / max(active, 1), len(terms), active)
+
+
+class Triplet(Objective):
+    """`triplet_loss` of the activations."""
+
+    def __init__(self, *, margin: float, mining: str) -> None:
+        super().__init__()
+        self.margin, self.mining = margin, mining
+
+    def forward(self, outputs: Outputs, labels_D: Tensor, progress: float) -> Scored:
+        """The loss, and the share of triplets that are active."""
+        result = triplet_loss(outputs.activations_DK, labels_D, margin=self.margin, mining=self.mining)
+        return Scored(result.loss, {"active": torch.tensor(result.active / max(result.triplets, 1))})
 
 
 def auto_margin(*, task: str, code_size: int, activation: str) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,11 @@ from hashret.cli.options import add_data_arguments, add_json_argument, counted, 
 from hashret.errors import HashretError, UsageError
 from hashret.training import options as settings
 from hashret.training.options import TrainingOptions
-from hashret.training.runs import RUN_FILE, Run, create_run
+from hashret.training.runs import RUN_FILE, Run, UnwrittenRun, create_run
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
+    from hashret.training.processes import Processes
 
 # Where a run is computed may change between its parts; what is computed may not.
 _MAY_CHANGE = ("device", "workers")
@@ -115,12 +118,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--head-lr-factor", type=float, help=f"the head learns faster by this (default: {default.head_lr_factor})"
     )
+    fit.add_argument(
+        "--layer-decay",
+        type=float,
+        metavar="FACTOR",
+        help="each stage of the backbone learns at this times the rate of the next, so that early layers of a pretrained one "
+        f"change little; 1: all at --lr (default: {default.layer_decay})",
+    )
     fit.add_argument("--weight-decay", type=float, help=f"(default: {default.weight_decay})")
     fit.add_argument(
         "--warmup",
         type=float,
         metavar="EPOCHS",
-        help=f"until --lr is reached; then half a cosine to 0 (default: {default.warmup})",
+        help=f"until --lr is reached (default: {default.warmup})",
+    )
+    fit.add_argument(
+        "--schedule",
+        choices=settings.SCHEDULES,
+        help="the learning rate after that: half a cosine to 0, a tenth after every --step-epochs, or the same throughout "
+        f"(default: {default.schedule})",
+    )
+    fit.add_argument("--step-epochs", type=int, metavar="EPOCHS", help=f"(default: {default.step_epochs})")
+    fit.add_argument(
+        "--clip",
+        type=float,
+        metavar="NORM",
+        help=f"gradients are scaled down to this L2 norm; 0: never (default: {default.clip:g})",
+    )
+    fit.add_argument(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="validate and keep a running mean of the weights, this share of it kept at each update (0.999, say); "
+        f"0: the weights themselves (default: {default.ema:g})",
+    )
+    fit.add_argument(
+        "--freeze-norm",
+        action="store_true",
+        default=None,
+        help="batch norm keeps the statistics it began with: for very small batches",
     )
     fit.add_argument(
         "--augment",
@@ -143,6 +179,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--amp", choices=settings.AMP, help=f"bfloat16; auto: on GPUs that have it (default: {default.amp})"
     )
+    fit.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="compile the network with torch.compile: minutes at first, faster steps on GPUs",
+    )
     fit.add_argument("--device", help=f"auto, cpu, cuda, cuda:1, mps (default: {default.device})")
     fit.add_argument(
         "--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)"
@@ -152,8 +194,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or resume; exit status 130 when interrupted, with everything saved."""
-    import numpy as np
+    from hashret.training.processes import joined
 
+    with joined() as processes:
+        return _first(args, processes) if processes.first else _beside(args, processes)
+
+
+def _first(args: argparse.Namespace, processes: Processes) -> int:
+    """Train as the process that writes, prints and validates: the only one, or the first of those that torchrun started."""
     from hashret.data.sources import open_source
 
     if args.resume is not None:
@@ -168,12 +216,13 @@ def run(args: argparse.Namespace) -> int:
         with run_folder.writing():
             if args.resume is None:
                 source["skipped"] = _unreadable(table, args.on_bad or "fail", skipped_list)
-            left_out = set(source["skipped"])
-            table = table.select(np.array([row_id not in left_out for row_id in table.ids], dtype=bool))
+            processes.from_first((options, source))
             # Loads torch, which takes seconds: after all that can be found wrong without it.
             from hashret.training.loop import train
 
-            result = train(table, options, run_folder, source=source, resume=args.resume is not None)
+            table = _without(table, source["skipped"])
+            resume = args.resume is not None
+            result = train(table, options, run_folder, source=source, resume=resume, processes=processes)
     except (HashretError, KeyboardInterrupt):
         _remove_unbegun(run_folder, skipped_list)
         raise
@@ -188,6 +237,28 @@ def run(args: argparse.Namespace) -> int:
             f"validation mAP {result.best_map:.4f}, hit@1 {result.best_hit1:.4f}"
         )
     return 130 if result.status == "interrupted" else 0
+
+
+def _beside(args: argparse.Namespace, processes: Processes) -> int:
+    """Train beside the first process, which has checked everything and says what is trained."""
+    from hashret.data.sources import open_source
+    from hashret.training.loop import train
+
+    logging.getLogger("hashret").setLevel(logging.WARNING)
+    nothing: tuple[TrainingOptions, dict[str, Any]] = TrainingOptions(), {}
+    options, source = processes.from_first(nothing)
+    table = _without(open_source(source["data"], source["label_map"]), source["skipped"])
+    resume = args.resume is not None
+    result = train(table, options, UnwrittenRun(), source=source, resume=resume, processes=processes)
+    return 130 if result.status == "interrupted" else 0
+
+
+def _without(table: PictureTable, skipped: Collection[str]) -> PictureTable:
+    """The table without the pictures of these ids."""
+    import numpy as np
+
+    left_out = set(skipped)
+    return table.select(np.array([row_id not in left_out for row_id in table.ids], dtype=bool))
 
 
 def _unreadable(table: PictureTable, on_bad: str, skipped_list: Path) -> list[str]:

@@ -14,6 +14,7 @@ from hashret.errors import TrainingError, UsageError
 
 MINING_RULES = ("batch-all", "semi-hard")
 OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("cosine", "step", "constant")
 AUGMENTATIONS = ("none", "light", "standard", "strong")
 ACTIVATIONS = ("tanh", "sigmoid")
 TASKS = ("auto", "closed", "unseen")
@@ -42,7 +43,13 @@ class TrainingOptions:
     lr: float = 1e-3
     head_lr_factor: float = 3.0
     weight_decay: float = 1e-4
+    layer_decay: float = 1.0
+    schedule: str = "cosine"
+    step_epochs: int = 40
     warmup: float = 1.0
+    clip: float = 0.0
+    ema: float = 0.0
+    freeze_norm: bool = False
     augment: str = "standard"
     task: str = "auto"
     validation: float = 0.15
@@ -50,6 +57,7 @@ class TrainingOptions:
     seed: int = 0
     keep_epochs: bool = False
     amp: str = "auto"
+    compile: bool = False
     device: str = "auto"
     workers: int | None = None
 
@@ -61,6 +69,7 @@ class TrainingOptions:
         for flag, name, allowed in (
             ("--mining", self.mining, MINING_RULES),
             ("--optimizer", self.optimizer, OPTIMIZERS),
+            ("--schedule", self.schedule, SCHEDULES),
             ("--augment", self.augment, AUGMENTATIONS),
             ("--activation", self.activation, ACTIVATIONS),
             ("--task", self.task, TASKS),
@@ -77,6 +86,8 @@ class TrainingOptions:
             ("--patience", self.patience, 0),
             ("--weight-decay", self.weight_decay, 0),
             ("--warmup", self.warmup, 0),
+            ("--step-epochs", self.step_epochs, 1),
+            ("--clip", self.clip, 0),
             ("--seed", self.seed, 0),
         ):
             if not least <= value < math.inf:
@@ -86,6 +97,10 @@ class TrainingOptions:
         for flag, factor in (("--lr", self.lr), ("--head-lr-factor", self.head_lr_factor)):
             if not 0 < factor < math.inf:
                 raise UsageError(f"{flag} is {factor}; it must be above 0 and finite")
+        if not 0 < self.layer_decay <= 1:
+            raise UsageError(f"--layer-decay is {self.layer_decay}; it must be above 0 and at most 1")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"--ema is {self.ema}; it must be at least 0 and below 1")
         if not 0.0 < self.validation < 1.0:
             raise UsageError(f"--validation is {self.validation}; it is a share, above 0 and below 1")
 

@@ -67,7 +67,7 @@ class Processes:
             return
         total = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(total)
-        for gradient, summed in zip(gradients, total.split([each.numel() for each in gradients]), strict=True):
+        for gradient, summed in zip(gradients, torch.split(total, [each.numel() for each in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
 
     def any(self, flag: bool) -> bool:

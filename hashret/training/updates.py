@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,8 +55,12 @@ class Updater:
         )
         self.schedule = build_schedule(self.optimizer, options, steps_an_epoch)
         self.autocast = _autocast_dtype(options.amp, device)
-        self.average = _running_mean(self.network, options.ema) if options.ema else None
-        self.kept = hasher if self.average is None else hasher.with_network(self.average.module)
+        self.average: AveragedModel | None = None
+        self.kept = hasher
+        if options.ema:
+            self.average = _running_mean(self.network, options.ema)
+            assert isinstance(self.average.module, HashNet)
+            self.kept = hasher.with_network(self.average.module)
 
     @property
     def lr(self) -> float:
@@ -130,7 +135,7 @@ def _running_mean(network: HashNet, decay: float) -> AveragedModel:
     random beginnings is worth nothing, so the decay grows as (1 + n) / (10 + n) to its value.
     """
 
-    def average(old: list[Tensor], new: list[Tensor], updates: Tensor) -> None:
+    def average(old: Sequence[Tensor], new: Sequence[Tensor], updates: Tensor | int) -> None:
         now = min(decay, (1 + int(updates)) / (10 + int(updates)))
         for kept, fresh in zip(old, new, strict=True):
             if kept.is_floating_point():

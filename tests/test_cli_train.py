@@ -17,9 +17,10 @@ from conftest import TINY
 
 from hashret.data.sources import open_source
 from hashret.model.hasher import Hasher
-from hashret.training.loop import _Loop, train
+from hashret.training.loop import train
 from hashret.training.options import TrainingOptions
 from hashret.training.runs import Run, create_run
+from hashret.training.updates import Updater
 
 ROOT = Path(__file__).parent.parent
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -181,14 +182,14 @@ def test_pictures_are_read_only_where_training_needs_them(
     status, _, err = hashret(*words)
     assert status == 1 and str(broken["train"]) in err and not (tmp_path / "a").exists()
 
-    step, calls = _Loop.step, [0]
+    step, calls = Updater.__call__, [0]
 
     def interrupted_in_the_second_epoch(*args: object) -> object:
         calls[0] += 1
         return ctrl_c() if calls[0] == 3 else step(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Loop, "step", interrupted_in_the_second_epoch)
+        patched.setattr(Updater, "__call__", interrupted_in_the_second_epoch)
         assert hashret(*words, "--on-bad", "skip").status == 130
     listed = (tmp_path / "a" / "skipped.txt").read_text("utf-8")
     assert listed.startswith(f"{broken['train']}\t") and listed.count("\n") == 1, "the broken test picture was not read"
@@ -258,7 +259,7 @@ def test_resume_finds_the_run_beside_pictures_of_its_name_from_any_folder(
     weights = ["--weights", "first/model.safetensors", "--mean", 0.5, 0.5, 0.5, "--std", 0.5, 0.5, 0.5]
     shutil.copytree("runs/first", "first")
     with monkeypatch.context() as patched:
-        patched.setattr("hashret.training.loop._Loop.step", ctrl_c)
+        patched.setattr("hashret.training.loop.Updater.__call__", ctrl_c)
         assert hashret("train", "--data", "cars", "--exp-name", "cars", *TINY, *weights).status == 130
     assert settings(tmp_path / "runs" / "cars")["status"] == "interrupted"
     (tmp_path / "elsewhere" / "cars").mkdir(parents=True)

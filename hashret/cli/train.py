@@ -28,9 +28,9 @@ EXAMPLE = """\
 Example:  hashret train --data cars/ --exp-name cars64 --code-size 64
           (cars/ holds one folder of pictures a class; the model comes to lie in runs/cars64)
 
-Trains a network that turns pictures into codes of --code-size bits, with triplet loss: pictures of one class come near each
-other, others stay --margin away. The best epoch is chosen on a validation split, never on the test split. A run can be
-stopped with Ctrl-C and continued with `hashret train --resume runs/cars64`."""
+Trains a network that turns pictures into codes of --code-size bits, with triplet loss unless --objective says otherwise:
+pictures of one class come near each other, others stay --margin away. The best epoch is chosen on a validation split, never on
+the test split. A run can be stopped with Ctrl-C and continued with `hashret train --resume runs/cars64`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,18 +61,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--code-size", "--code_size", type=int, metavar="BITS", help=f"1 to 1024 (default: {default.code_size})"
     )
     code.add_argument(
+        "--objective",
+        choices=settings.OBJECTIVES,
+        help="what is minimised; docs/objectives.md says what each is good for. triplet: distances within and between "
+        "classes; classification, multilabel: a classifier; cosine, central: fixed codes of the classes; dtsh: likelihood of "
+        f"triplets; self: no labels, two views of each picture (default: {default.objective})",
+    )
+    code.add_argument(
         "--margin",
         "--triplet-margin",
         "--triplet_margin",
-        type=_margin,
-        help="in squared Euclidean distance of the activations, 4 a bit with tanh; auto: a quarter of the code for a closed "
-        f"set of classes, 4 bits when classes to search for are unseen (default: {default.margin})",
+        type=_auto_or_number,
+        help="triplet: in squared Euclidean distance of the activations, 4 a bit with tanh; dtsh: in bits; auto for both: a "
+        "quarter to half of the code for a closed set of classes, the fewer classes the more, 2 to 4 bits when classes to "
+        f"search for are unseen. cosine: in cosine; auto: 0.2 (default: {default.margin})",
     )
     code.add_argument(
         "--mining",
         choices=settings.MINING_RULES,
-        help="which triplets count: all of a batch, or for each pair of a class the nearest "
-        f"negative that is farther than the pair (default: {default.mining})",
+        help="which triplets count: all of a batch; for each pair of a class the nearest negative that is farther than the "
+        f"pair; for each picture its farthest positive and nearest negative (default: {default.mining})",
+    )
+    code.add_argument(
+        "--hinge",
+        choices=settings.HINGES,
+        help=f"triplet: max(0, x) of the violating triplets, or log(1 + exp(x)) of all (default: {default.hinge})",
+    )
+    code.add_argument(
+        "--sign-weight",
+        type=float,
+        metavar="W",
+        help="triplet: add the loss of the codes themselves, gradients passed straight through the sign; the weight grows from "
+        f"0 to this (default: {default.sign_weight:g})",
+    )
+    code.add_argument(
+        "--proxy-weight",
+        type=float,
+        metavar="W",
+        help=f"triplet: add the loss against a learned code of every class (default: {default.proxy_weight:g})",
+    )
+    code.add_argument(
+        "--memory",
+        type=int,
+        metavar="N",
+        help="triplet: compare each batch with the codes of the last N pictures too; 0: none "
+        f"(default: {default.memory})",
+    )
+    code.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help=f"self: the smaller, the more the nearest strangers count (default: {default.temperature:g})",
+    )
+    code.add_argument(
+        "--through",
+        choices=settings.THROUGH,
+        help="classification, multilabel: what the classifier reads; features: the pooled features, and the hash head is not "
+        f"trained; codes: the activations (default: {default.through})",
+    )
+    code.add_argument(
+        "--balance",
+        type=_auto_or_number,
+        metavar="W",
+        help="weight of bits being as often 1 as 0, and independent of each other; auto: 1 with --objective self, otherwise 0 "
+        f"(default: {default.balance})",
+    )
+    code.add_argument(
+        "--quantisation",
+        type=float,
+        metavar="W",
+        help=f"weight of activations being near the ends of their range (default: {default.quantisation:g})",
+    )
+    code.add_argument(
+        "--nested",
+        action="store_true",
+        default=None,
+        help="train the first 16, 32, 64, ... bits to be codes by themselves",
     )
     code.add_argument(
         "--activation", choices=settings.ACTIVATIONS, help=f"of the head, in training (default: {default.activation})"
@@ -335,7 +399,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _margin(text: str) -> Any:
+def _auto_or_number(text: str) -> Any:
     if text == "auto":
         return text
     try:

@@ -29,7 +29,6 @@ from hashret.training.diagnosis import diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
 from hashret.training.monitors import Monitors
 from hashret.training.objectives import build_objective
-from hashret.training.objectives.triplet import BIT, auto_margin
 from hashret.training.options import TrainingOptions
 from hashret.training.processes import Processes
 from hashret.training.runs import Run
@@ -126,10 +125,11 @@ class _Loop:
         self.run, self.options, self.split, self.device, self.processes = run, options, split, device, processes
         self.hasher = hasher
         self.labels_N = torch.from_numpy(labels_N)
-        self.margin = (
-            auto_margin(task=split.task, code_size=options.code_size, activation=options.activation)
-            if options.margin == "auto"
-            else float(options.margin)
+        self.objective = build_objective(
+            options,
+            n_classes=len(set(split.train.labels)),
+            feature_size=hasher.network.feature_size,
+            task=split.task,
         )
         self.sampler = PKSampler(
             labels_N,
@@ -145,9 +145,7 @@ class _Loop:
             workers=options.workers,
             pin_memory=device.type == "cuda",
         )
-        self.update = Updater(
-            hasher, build_objective(options, self.margin), options, device, len(self.sampler), processes
-        )
+        self.update = Updater(hasher, self.objective, options, device, len(self.sampler), processes)
         self.monitors = Monitors()
         self.progress = _Progress()
 
@@ -322,14 +320,13 @@ def _digest(split: TrainingSplit) -> str:
 def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Mapping[str, Any] | None) -> None:
     """Say and store what is about to be trained."""
     _log.info(
-        "task %s: %d training pictures of %d classes; validation on %d pictures (%s); margin %g (%g bits)",
+        "task %s: %d training pictures of %d classes; validation on %d pictures (%s); %s",
         split.task,
         len(split.train),
         len(set(split.train.labels)),
         len(split.validation),
         split.how,
-        loop.margin,
-        loop.margin / BIT[loop.options.activation],
+        loop.objective.describe(),
     )
     loop.run.write(
         {
@@ -339,7 +336,7 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Ma
             "source": None if source is None else dict(source),
             "options": loop.options.as_dict(),
             "task": split.task,
-            "margin": loop.margin,
+            "margin": loop.objective.margin,
             "validation": split.how,
             "pictures": {"train": len(split.train), "validation": len(split.validation)},
             "versions": {

@@ -1,0 +1,142 @@
+"""Every objective in a short real training: it learns, and goes on exactly where it was interrupted."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hashret.data.loading import PictureLoader
+from hashret.data.sources import open_source
+from hashret.model.hasher import Hasher
+from hashret.training import loop
+from hashret.training.augmentation import augmentation
+from hashret.training.objectives import build_objective
+from hashret.training.options import TrainingOptions
+from hashret.training.runs import Run, create_run
+from hashret.training.splits import split_for_training
+from hashret.training.updates import Updater
+from hashret.training.validation import validate
+
+SMALL: dict[str, Any] = {
+    "backbone": "squeezenet1_1",
+    "image_size": 32,
+    "code_size": 16,
+    "epochs": 6,
+    "classes_per_batch": 4,
+    "pictures_per_class": 3,
+    "lr": 3e-3,
+    "augment": "light",
+    "device": "cpu",
+    "workers": 0,
+}
+
+
+def train(source: Path, folder: Path, **changes: Any) -> tuple[loop.TrainingResult, Run]:
+    run = create_run(folder)
+    return loop.train(open_source(source), TrainingOptions(**{**SMALL, **changes}), run), run
+
+
+@functools.cache
+def untrained_map(source: Path, code_size: int) -> float:
+    """Validation mAP of the network that training starts from, its BatchNorm set by the training pictures."""
+    options = TrainingOptions(**{**SMALL, "code_size": code_size})
+    split = split_for_training(open_source(source))
+    torch.manual_seed(options.seed)
+    hasher = loop._build_hasher(options, split)
+    with PictureLoader(split.train, hasher.preprocess.pixels, workers=0) as pictures:
+        ((_, pixels),) = pictures.batches([np.arange(len(split.train))])
+    hasher.network.train()
+    with torch.no_grad():
+        for _ in range(20):
+            hasher.network(hasher.preprocess.normalise(pixels))
+    return score(hasher, split)
+
+
+def score(hasher: Hasher, split: Any) -> float:
+    with PictureLoader(split.validation, hasher.preprocess.pixels, workers=0) as pictures:
+        return validate(hasher, pictures, split.validation.class_ids()[0]).map
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "triplet": {},
+    "triplet, semi-hard, softplus": {"mining": "semi-hard", "hinge": "softplus"},
+    "triplet, hard, all parts": {"mining": "hard", "sign_weight": 1.0, "proxy_weight": 1.0, "memory": 40},
+    "triplet, nested, balanced": {"nested": True, "code_size": 40, "balance": 0.5},
+    "classification": {"objective": "classification"},
+    "classification through codes": {"objective": "classification", "through": "codes", "quantisation": 0.1},
+    "multilabel through codes": {"objective": "multilabel", "through": "codes"},
+    "cosine": {"objective": "cosine"},
+    "cosine, nested": {"objective": "cosine", "nested": True, "code_size": 40},
+    "central": {"objective": "central"},
+    "dtsh": {"objective": "dtsh", "quantisation": 0.1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns(closed_set: Path, tmp_path: Path, kind: str) -> None:
+    changes = KINDS[kind]
+    result, run = train(closed_set, tmp_path / "run", **changes)
+    history = run.history()
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert result.best_map > untrained_map(closed_set, changes.get("code_size", 16)) + 0.05
+    assert run.read()["options"]["objective"] == changes.get("objective", "triplet")
+
+
+def test_self_supervision_learns_without_labels(closed_set: Path) -> None:
+    """Two views of each picture a batch, and classes come out, of which nothing was said."""
+    options = TrainingOptions(**{**SMALL, "objective": "self", "epochs": 12})
+    split = split_for_training(open_source(closed_set))
+    torch.manual_seed(0)
+    hasher = loop._build_hasher(options, split)
+    objective = build_objective(options, n_classes=6, feature_size=hasher.network.feature_size, task="closed")
+    pictures = [Image.open(path).convert("RGB") for path in split.train.paths]
+    transform = augmentation("light", hasher.preprocess)
+    update = Updater(hasher, objective, options, torch.device("cpu"), steps_an_epoch=2)
+    losses = []
+    for step in range(update.steps):
+        hasher.network.train()
+        rows = np.random.default_rng(step).permutation(len(pictures))[:18].repeat(2)
+        pixels = torch.stack([transform(pictures[row]) for row in rows])
+        losses.append(update(pixels, torch.from_numpy(rows), step).scored.loss.item())
+    assert losses[-1] < losses[0]
+    assert score(hasher, split) > untrained_map(closed_set, 16)
+
+
+@pytest.mark.parametrize("kind", ["triplet, hard, all parts", "cosine, nested", "classification through codes"])
+def test_resuming_is_exact(closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """With memory, proxies, class codes and a classifier, in the middle of an epoch."""
+    changes = {**KINDS[kind], "epochs": 3}
+    _, whole = train(closed_set, tmp_path / "whole", **changes)
+    seen = 0
+    step = loop.Updater.__call__
+
+    def step_then_ctrl_c(self: loop.Updater, *args: Any) -> Any:
+        nonlocal seen
+        update = step(self, *args)
+        seen += 1
+        if seen == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update
+
+    monkeypatch.setattr(loop.Updater, "__call__", step_then_ctrl_c)
+    result, run = train(closed_set, tmp_path / "parts", **changes)
+    assert result.status == "interrupted"
+    again = loop.train(open_source(closed_set), TrainingOptions.from_dict(run.read()["options"]), run, resume=True)
+    assert again.status == "done"
+    assert (run.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+
+
+def test_a_runs_margin_is_what_its_objective_says(closed_set: Path, tmp_path: Path) -> None:
+    margins = {
+        name: train(closed_set, tmp_path / name, objective=name, epochs=1)[1].read()["margin"]
+        for name in ("triplet", "cosine", "central")
+    }
+    assert margins == {"triplet": 24.0, "cosine": 0.2, "central": None}

@@ -146,6 +146,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=settings.TASKS,
         help=f"are the classes to search for those trained on? auto reads it from the splits (default: {default.task})",
     )
+    code.add_argument(
+        "--classify-first",
+        type=float,
+        metavar="EPOCHS",
+        help="learn to tell the training classes apart for so many epochs before the objective, which starts from better "
+        f"features then (default: {default.classify_first:g})",
+    )
 
     model = parser.add_argument_group("model")
     model.add_argument("--backbone", help=f"any torchvision classification model (default: {default.backbone})")
@@ -176,6 +183,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="K",
         help=f"of each of the P classes (default: {default.pictures_per_class})",
+    )
+    fit.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help=f"pictures in a batch where the objective compares no pairs (default: {default.batch_size})",
     )
     fit.add_argument("--optimizer", choices=settings.OPTIMIZERS, help=f"(default: {default.optimizer})")
     fit.add_argument("--lr", type=float, help=f"of the backbone, at its highest (default: {default.lr})")

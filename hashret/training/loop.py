@@ -8,10 +8,9 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
 from tensorboardX import SummaryWriter
@@ -19,7 +18,6 @@ from tqdm import tqdm
 
 from hashret import __version__
 from hashret.data.loading import PictureLoader
-from hashret.data.samplers import PKSampler
 from hashret.data.table import PictureTable
 from hashret.errors import TrainingError
 from hashret.model.device import pick_device
@@ -29,17 +27,15 @@ from hashret.training.diagnosis import diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
 from hashret.training.monitors import Monitors
 from hashret.training.objectives import build_objective
-from hashret.training.options import TrainingOptions
+from hashret.training.options import OF_PAIRS, TrainingOptions
 from hashret.training.processes import Processes
 from hashret.training.runs import Run
 from hashret.training.splits import TrainingSplit, split_for_training
+from hashret.training.targets import Targets, targets_of
 from hashret.training.updates import Updater
 from hashret.training.validation import Validation, validate
 
 _log = logging.getLogger("hashret.training")
-
-MOST_CLASSES_PER_BATCH = 16
-"""Classes in a batch where nothing else is asked for and there are as many."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +80,20 @@ def train(
     processes: which of several processes this one is, all of which call this with the same arguments, but for the run: the
     first one's is written, the others have an UnwrittenRun.
     """
-    split = split_for_training(table, task=options.task, validation=options.validation, seed=options.seed)
-    labels_N, class_names = split.train.class_ids()
-    if options.classes_per_batch == "auto":
-        options = replace(options, classes_per_batch=min(MOST_CLASSES_PER_BATCH, len(class_names)))
-    _check_batch(options, len(class_names), len(labels_N))
+    split = split_for_training(
+        table,
+        task=options.task,
+        validation=options.validation,
+        seed=options.seed,
+        learns_from=options.learns_from,
+    )
+    targets, options = targets_of(split, options)
     processes = processes or Processes()
-    processes.check(int(options.classes_per_batch) * options.pictures_per_class)
+    processes.check(targets.batch_size)
     device = pick_device(options.device)
     with _reproducible(options.seed, device), _memory_advice(options), noticing_interrupts() as interrupt:
         hasher = _build_hasher(options, split)
-        loop = _Loop(run, options, split, hasher, labels_N, device, processes)
+        loop = _Loop(run, options, split, hasher, targets, device, processes)
         if resume:
             loop.restore(processes.from_first(run.load_state(device) if processes.first else {}))
         _describe(loop, split, table, source)
@@ -118,24 +117,15 @@ class _Loop:
         options: TrainingOptions,
         split: TrainingSplit,
         hasher: Hasher,
-        labels_N: np.ndarray[Any, np.dtype[np.int64]],
+        targets: Targets,
         device: torch.device,
         processes: Processes,
     ) -> None:
         self.run, self.options, self.split, self.device, self.processes = run, options, split, device, processes
         self.hasher = hasher
-        self.labels_N = torch.from_numpy(labels_N)
+        self.targets, self.sampler = targets, targets.sampler
         self.objective = build_objective(
-            options,
-            n_classes=len(set(split.train.labels)),
-            feature_size=hasher.network.feature_size,
-            task=split.task,
-        )
-        self.sampler = PKSampler(
-            labels_N,
-            classes_per_batch=int(options.classes_per_batch),
-            pictures_per_class=options.pictures_per_class,
-            seed=options.seed,
+            options, n_classes=len(targets.names), feature_size=hasher.network.feature_size, task=split.task
         )
         self.validation_loader = PictureLoader(split.validation, hasher.preprocess.pixels, workers=options.workers)
         self.validation_labels_N = split.validation.class_ids()[0]
@@ -198,7 +188,7 @@ class _Loop:
         self.update.train_mode()
         with bar:
             for rows, (_, pixels) in zip(batches, bar, strict=True):
-                labels = self.labels_N[rows]
+                labels = self.targets.of(rows)
                 update = self.update(pixels, labels, self.steps())
                 scalars = self.monitors.observe(update.outputs, labels, update.scored, update.gradient_norm)
                 progress.batch += 1
@@ -350,18 +340,6 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Ma
     )
 
 
-def _check_batch(options: TrainingOptions, classes: int, pictures: int) -> None:
-    p, k = int(options.classes_per_batch), options.pictures_per_class
-    if p > classes:
-        raise TrainingError(
-            f"--classes-per-batch is {p}, but there are {classes} training classes; give --classes-per-batch {classes} or fewer"
-        )
-    if p * k > pictures:
-        raise TrainingError(
-            f"a batch of {p} classes × {k} pictures is larger than the {pictures} training pictures; lower --pictures-per-class"
-        )
-
-
 @contextlib.contextmanager
 def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch, and on a CPU forbid operations whose result is not the same twice; both are put back afterwards."""
@@ -385,7 +363,9 @@ def _memory_advice(options: TrainingOptions) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        pairs = options.objective in OF_PAIRS
+        batch = f"{options.classes_per_batch} × {options.pictures_per_class}" if pairs else options.batch_size
+        flags = "--pictures-per-class, --classes-per-batch" if pairs else "--batch-size"
         raise TrainingError(
-            f"the GPU has too little memory for {options.classes_per_batch} × {options.pictures_per_class} pictures of "
-            f"{options.image_size} px; lower --pictures-per-class, --classes-per-batch or --image-size"
+            f"the GPU has too little memory for {batch} pictures of {options.image_size} px; lower {flags} or --image-size"
         ) from error

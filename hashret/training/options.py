@@ -24,7 +24,13 @@ TASKS = ("auto", "closed", "unseen")
 RESIZES = ("squash", "crop", "pad")
 AMP = ("auto", "on", "off")
 
+OF_PAIRS = ("triplet", "dtsh")
+"""Objectives that compare pictures of a batch, which then holds P classes with K pictures each."""
+
 READ_BY = {
+    "classes_per_batch": OF_PAIRS,
+    "pictures_per_class": OF_PAIRS,
+    "batch_size": tuple(name for name in OBJECTIVES if name not in OF_PAIRS),
     "margin": ("triplet", "cosine", "dtsh"),
     "mining": ("triplet",),
     "hinge": ("triplet",),
@@ -32,6 +38,7 @@ READ_BY = {
     "proxy_weight": ("triplet",),
     "memory": ("triplet",),
     "temperature": ("self",),
+    "classify_first": ("triplet", "cosine", "central", "dtsh"),
     "through": ("classification", "multilabel"),
 }
 """Which objectives read a setting that not all do. A setting that is changed and not read is refused."""
@@ -54,6 +61,7 @@ class TrainingOptions:
     balance: float | Literal["auto"] = "auto"
     quantisation: float = 0.0
     nested: bool = False
+    classify_first: float = 0.0
     backbone: str = "resnet18"
     weights: str = "none"
     activation: str = "tanh"
@@ -64,6 +72,7 @@ class TrainingOptions:
     epochs: int = 30
     classes_per_batch: int | Literal["auto"] = "auto"
     pictures_per_class: int = 8
+    batch_size: int = 128
     optimizer: str = "adamw"
     lr: float = 1e-3
     head_lr_factor: float = 3.0
@@ -110,6 +119,7 @@ class TrainingOptions:
             ("--epochs", self.epochs, 1),
             ("--classes-per-batch", 2 if self.classes_per_batch == "auto" else self.classes_per_batch, 2),
             ("--pictures-per-class", self.pictures_per_class, 2),
+            ("--batch-size", self.batch_size, 2),
             ("--image-size", self.image_size, 16),
             ("--patience", self.patience, 0),
             ("--weight-decay", self.weight_decay, 0),
@@ -122,6 +132,7 @@ class TrainingOptions:
             ("--memory", self.memory, 0),
             ("--balance", 0 if self.balance == "auto" else self.balance, 0),
             ("--quantisation", self.quantisation, 0),
+            ("--classify-first", self.classify_first, 0),
         ):
             if not least <= value < math.inf:
                 raise UsageError(f"{flag} is {value}; it must be at least {least}")
@@ -158,8 +169,18 @@ class TrainingOptions:
                 f"--{about_codes[0]} is about codes, which --objective {self.objective} does not train through features; "
                 "add --through codes, or leave it out"
             )
+        if self.classify_first and self.classify_first >= self.epochs:
+            raise UsageError(
+                f"--classify-first is {self.classify_first:g} of {self.epochs} epochs, which leaves none for "
+                f"--objective {self.objective}; lower it, or raise --epochs"
+            )
         if self.nested and self.code_size <= 16:
             raise UsageError(f"--nested needs a code of more than 16 bits, and --code-size is {self.code_size}")
+
+    @property
+    def learns_from(self) -> str:
+        """What the objective needs to know of a picture: its class ("classes"), its "labels", or nothing ("pictures")."""
+        return {"multilabel": "labels", "self": "pictures"}.get(self.objective, "classes")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""

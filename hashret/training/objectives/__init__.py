@@ -18,6 +18,7 @@ from hashret.training.objectives.penalties import Penalised
 from hashret.training.objectives.relaxed import BIT
 from hashret.training.objectives.self_supervised import SelfSupervised
 from hashret.training.objectives.triplet import Triplet
+from hashret.training.objectives.warm_up import WarmedUp
 from hashret.training.options import TrainingOptions
 
 __all__ = ["Objective", "Outputs", "Scored", "build_objective"]
@@ -41,9 +42,14 @@ def build_objective(options: TrainingOptions, *, n_classes: int, feature_size: i
     balance = options.balance
     if balance == "auto":
         balance = 1.0 if options.objective == "self" else 0.0
-    if not balance and not options.quantisation:
-        return objective
-    return Penalised(objective, balance=balance, quantisation=options.quantisation, activation=options.activation)
+    if balance or options.quantisation:
+        objective = Penalised(
+            objective, balance=balance, quantisation=options.quantisation, activation=options.activation
+        )
+    if options.classify_first:
+        first = Classification(through="features", width=feature_size, n_classes=n_classes)
+        objective = WarmedUp(first, objective, share=min(1.0, options.classify_first / options.epochs))
+    return objective
 
 
 def _build(

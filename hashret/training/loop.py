@@ -27,6 +27,7 @@ from hashret.training.diagnosis import diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
 from hashret.training.monitors import Monitors
 from hashret.training.objectives import build_objective
+from hashret.training.objectives.nested import prefixes
 from hashret.training.options import OF_PAIRS, TrainingOptions
 from hashret.training.processes import Processes
 from hashret.training.runs import Run
@@ -298,6 +299,8 @@ def _build_hasher(options: TrainingOptions, split: TrainingSplit) -> Hasher:
         std=options.std,
     )
     hasher.protocol = {"data": split.train.name, "task": split.task, "validation": split.how}
+    if options.nested:
+        hasher.protocol["nested"] = prefixes(options.code_size)[:-1]
     return hasher
 
 

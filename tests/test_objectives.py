@@ -290,10 +290,17 @@ def test_nested_is_the_mean_over_prefixes_each_with_its_margin() -> None:
         for length in (16, 32, 40)
     }
     torch.testing.assert_close(scored.loss, sum(each.loss for each in losses.values()) / 3)
-    assert set(scored.scalars) == {"active", "active@16", "active@32", "loss@16", "loss@32", "loss@40"}
+    assert set(scored.scalars) == {
+        "active",
+        "active_16_bits",
+        "active_32_bits",
+        "loss_16_bits",
+        "loss_32_bits",
+        "loss_40_bits",
+    }
     assert scored.scalars["active"] == losses[40].scalars["active"]
-    assert scored.scalars["active@16"] == losses[16].scalars["active"]
-    assert scored.scalars["loss@32"] == losses[32].loss
+    assert scored.scalars["active_16_bits"] == losses[16].scalars["active"]
+    assert scored.scalars["loss_32_bits"] == losses[32].loss
 
 
 @pytest.mark.parametrize("name", ["cosine", "central"])

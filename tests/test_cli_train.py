@@ -99,7 +99,35 @@ def test_names_of_runs_come_from_the_datas_name(
     assert [run.name for run in (tmp_path / "runs").iterdir()] == [name]
 
 
+def test_flags_of_the_loss_reach_the_run(hashret: Callable, closed_set: Path, tmp_path: Path) -> None:
+    flags = {
+        "--mining": "hard", "--hinge": "softplus", "--sign-weight": 0.5, "--proxy-weight": 0.25, "--memory": 64,
+        "--balance": 0.125, "--quantisation": 2.0,
+    }  # fmt: skip
+    words = ["train", "--data", closed_set, "--runs", tmp_path, *TINY, "--code-size", 24, "--epochs", 1, "--nested"]
+    assert hashret(*words, *(word for flag in flags.items() for word in flag), "--exp-name", "a").status == 0
+    options = settings(tmp_path / "a")["options"]
+    assert {flag: options[flag[2:].replace("-", "_")] for flag in flags} == flags and options["nested"] is True
+    through = ["--objective", "classification", "--through", "codes", "--balance", "auto"]
+    assert hashret(*words, *through, "--exp-name", "b").status == 0
+    run = settings(tmp_path / "b")
+    assert (run["options"]["through"], run["options"]["balance"], run["margin"]) == ("codes", "auto", None)
+
+
 # ---- refusals
+
+
+def test_a_flag_that_the_objective_does_not_read(hashret: Callable, closed_set: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", closed_set, "--runs", tmp_path, *TINY, "--objective"]
+    for flags, message in (
+        (["cosine", "--mining", "hard"], "--mining is hard, but --objective cosine does not read it (triplet would)"),
+        (["classification", "--nested"], "--nested is about codes"),
+        (["easy"], "invalid choice: 'easy'"),
+        (["dtsh", "--margin", "wide"], "'wide' is neither a number nor 'auto'"),
+    ):
+        status, out, err = hashret(*words, *flags)
+        assert (status, out) == (2, "") and message in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_is_no_path(hashret: Callable, closed_set: Path, tmp_path: Path) -> None:

@@ -191,6 +191,21 @@ def test_dtsh(activation: str, seed: int, pictures: int, bits: int, classes: int
     assert loss.item() == pytest.approx(sum(terms) / max(len(terms), 1))
 
 
+def test_the_judge_agrees_on_dtsh() -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning.distances import DotProductSimilarity
+    from pytorch_metric_learning.losses import TripletMarginLoss
+
+    logits, labels = random_batch(0, 14, 16, 4, torch.float32)
+    logits.requires_grad_()
+    inner_products = DotProductSimilarity(normalize_embeddings=False)
+    judge = TripletMarginLoss(margin=3.0, smooth_loss=True, distance=inner_products)
+    found = DTSH(margin=3.0, activation="tanh")(outputs(logits), labels, 0.0).loss
+    wanted = judge(torch.tanh(logits) / math.sqrt(2), labels)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (found, wanted)))
+
+
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 @few
 def test_self_supervised(activation: str, seed: int, pictures: int, bits: int, classes: int) -> None:
@@ -290,10 +305,17 @@ def test_nested_is_the_mean_over_prefixes_each_with_its_margin() -> None:
         for length in (16, 32, 40)
     }
     torch.testing.assert_close(scored.loss, sum(each.loss for each in losses.values()) / 3)
-    assert set(scored.scalars) == {"active", "active@16", "active@32", "loss@16", "loss@32", "loss@40"}
+    assert set(scored.scalars) == {
+        "active",
+        "active_16_bits",
+        "active_32_bits",
+        "loss_16_bits",
+        "loss_32_bits",
+        "loss_40_bits",
+    }
     assert scored.scalars["active"] == losses[40].scalars["active"]
-    assert scored.scalars["active@16"] == losses[16].scalars["active"]
-    assert scored.scalars["loss@32"] == losses[32].loss
+    assert scored.scalars["active_16_bits"] == losses[16].scalars["active"]
+    assert scored.scalars["loss_32_bits"] == losses[32].loss
 
 
 @pytest.mark.parametrize("name", ["cosine", "central"])
@@ -354,6 +376,13 @@ def test_losses_and_gradients_are_finite_at_any_logits(name: str, changes: dict[
         assert all(
             value.ndim == 0 and not value.requires_grad and value.isfinite() for value in scored.scalars.values()
         )
+
+
+@pytest.mark.parametrize(("name", "changes"), EVERY)
+def test_a_number_that_is_none_is_not_hidden(name: str, changes: dict[str, Any]) -> None:
+    logits, features, labels = batch_for(name)
+    logits[1] = features[1] = math.nan
+    assert build(name, changes)(outputs(logits, changes.get("activation", "tanh"), features), labels, 0.5).loss.isnan()
 
 
 @pytest.mark.parametrize(("name", "changes"), EVERY)

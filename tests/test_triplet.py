@@ -275,6 +275,24 @@ def test_the_proxy_part_is_the_loss_against_codes_of_classes(mining: str) -> Non
     assert proxies.grad is not None and proxies.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("hinge", HINGES)
+def test_the_judge_agrees_on_proxies(hinge: str) -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning.distances import LpDistance
+    from pytorch_metric_learning.losses import TripletMarginLoss
+
+    squared = LpDistance(normalize_embeddings=False, power=2)
+    judge = TripletMarginLoss(margin=4.0, distance=squared, smooth_loss=hinge == "softplus")
+    codes = torch.from_numpy(class_codes(4, 8)).float()
+    logits = torch.randn(7, 8, generator=torch.manual_seed(0))
+    plain, joined = (
+        objective(hinge=hinge, **parts)(outputs(logits), LABELS, 0.0).loss
+        for parts in ({}, {"proxy_weight": 1.0, "codes_CK": codes})
+    )
+    wanted = judge(torch.tanh(logits), LABELS, ref_emb=codes, ref_labels=torch.arange(4))
+    torch.testing.assert_close(joined - plain, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_the_memory_part_compares_with_what_came_before() -> None:
     remembering = objective(memory=9)
     generator = torch.manual_seed(0)

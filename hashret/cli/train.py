@@ -79,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     code.add_argument(
         "--mining",
         choices=settings.MINING_RULES,
-        help="which triplets count: all of a batch; for each pair of a class the nearest negative that is farther than the "
-        f"pair; for each picture its farthest positive and nearest negative (default: {default.mining})",
+        help="which triplets count; batch-all: all of a batch; semi-hard: for each pair of a class the nearest negative that is "
+        f"farther than the pair; hard: for each picture its farthest positive and nearest negative (default: {default.mining})",
     )
     code.add_argument(
         "--hinge",

@@ -45,14 +45,14 @@ class Nested(Objective):
         return f"{self._whole.describe()}; nested in {', '.join(map(str, self.lengths))} bits"
 
     def score(self, outputs: Outputs, labels_D: Tensor, progress: float) -> Scored:
-        """The loss; scalars of the whole code by their own names, those of a prefix of 16 bits as `name@16`."""
+        """The loss; scalars of the whole code by their own names, those of a prefix of 16 bits as `name_16_bits`."""
         losses: list[Tensor] = []
         scalars: dict[str, Tensor] = {}
         for length, objective in zip(self.lengths, self.objectives, strict=True):
             prefix = Outputs(outputs.logits_DK[:, :length], outputs.activations_DK[:, :length], outputs.features_DF)
             scored = objective(prefix, labels_D, progress)
             losses.append(scored.loss)
-            at = "" if length == self.lengths[-1] else f"@{length}"
-            scalars |= {f"{name}{at}": value for name, value in scored.scalars.items()}
-            scalars[f"loss@{length}"] = scored.loss.detach()
+            of_prefix = "" if length == self.lengths[-1] else f"_{length}_bits"
+            scalars |= {f"{name}{of_prefix}": value for name, value in scored.scalars.items()}
+            scalars[f"loss_{length}_bits"] = scored.loss.detach()
         return Scored(torch.stack(losses).mean(), scalars)

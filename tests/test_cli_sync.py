@@ -180,6 +180,17 @@ def test_a_class_folder_that_is_renamed(sync: Callable, place: Path, tiny_run: P
     assert is_as_new(place / "set.index", place / "set", tiny_run)
 
 
+def test_what_needs_no_encoding_needs_no_torch(sync: Callable, place: Path) -> None:
+    code = (
+        "import sys\nfor name in ('torch', 'torchvision', 'numba'): sys.modules[name] = None\n"
+        "from hashret.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    (place / "set" / "class00" / "00.png").rename(place / "set" / "class01" / "moved.png")
+    words = ["index", "--sync", "--data", "set", "--out", "set.index"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "1 moved, 23 unchanged" in done.stdout
+
+
 def test_both_metrics_and_their_dtype_are_the_index_own(
     hashret: Callable, place: Path, tiny_run: Path, closed_set: Path
 ) -> None:

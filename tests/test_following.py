@@ -9,13 +9,14 @@ import shutil
 import time
 import unicodedata
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashret import following
@@ -26,7 +27,7 @@ from hashret.encoding import Encoded
 from hashret.errors import DataError, SearchError
 from hashret.following import Changes, bring_up_to_date, compare
 from hashret.images import open_archive, split_zip_path
-from hashret.index import HammingIndex
+from hashret.index import HammingIndex, durable
 from hashret.index.records import STAMP
 from hashret.index.store import Store
 
@@ -450,6 +451,15 @@ def test_features_that_stay_are_not_rounded_again(data: Path, tmp_path: Path, dt
     assert holds(folder, data) and store.verify() > 0
 
 
+@pytest.fixture(scope="module")
+def unflushed() -> Iterator[None]:
+    """Commits that do not wait for the disk: there are many, and what survives a power cut is not the question."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "flush", lambda path: None)
+        yield
+
+
+@pytest.mark.usefixtures("unflushed")
 def test_an_index_that_is_changed_often_stays_a_few_segments(index: Path, data: Path) -> None:
     rng = random.Random(0)
     for day in range(40):
@@ -494,7 +504,8 @@ def apply(data: Path, change: tuple[str, str, str]) -> None:
         (data / "t").rename(two)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("unflushed")
+@settings(max_examples=120, deadline=None)
 @given(changes=st.lists(one_change, min_size=1, max_size=14))
 def test_any_changes_lead_where_a_new_index_would_be(tmp_path_factory: pytest.TempPathFactory, changes: Any) -> None:
     root = tmp_path_factory.mktemp("any")

@@ -180,6 +180,8 @@ class Store:
                     f"{self.folder} was changed by another command meanwhile (generation {before.generation}, expected "
                     f"{generation}), so nothing was changed; run the same command again"
                 )
+            if not (n or len(gone) or len(described)):
+                return taken
             new_ids = np.where(taken < 0, before.next_id + np.cumsum(taken < 0) - 1, taken)
             after = contents.without(np.concatenate([gone, described, taken[taken >= 0]]))
             if len(described):

@@ -78,7 +78,7 @@ class Changes:
     """Pictures that the index holds and of which something else is said now: `moved`, `updated` and `touched`."""
     described_ids: list[int] = dataclasses.field(default_factory=list)
     encode_rows: list[int] = dataclasses.field(default_factory=list)
-    """Pictures whose bytes the index has not seen: `added`, `changed` and `unknown`."""
+    """Pictures whose bytes the index has not seen: `added`, `changed` and `encoded_anew`."""
     encode_ids: list[int] = dataclasses.field(default_factory=list)
     """The ids that they take over, -1 for new pictures."""
     removed_ids: list[int] = dataclasses.field(default_factory=list)
@@ -87,7 +87,7 @@ class Changes:
     """String ids, as in the lists below."""
     changed: list[str] = dataclasses.field(default_factory=list)
     """Other bytes, or another box, under the same id."""
-    unknown: list[str] = dataclasses.field(default_factory=list)
+    encoded_anew: list[str] = dataclasses.field(default_factory=list)
     """Whether they changed cannot be told, since the index keeps no stamp of them."""
     moved: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     """Where they were and where they are: ids, or paths where the id stayed."""
@@ -140,8 +140,8 @@ def compare(table: PictureTable, store: Store | None, *, progress: bool = True) 
         if stamp is not None and stamp[0] == now.version and indexed.content[old] == (stamp[1], boxes[row]):
             matched[row] = old
             seen[path], digests[path] = now._replace(fresh=False), stamp[1]
-    unknown = [table.paths[row] for row in np.flatnonzero(matched < 0).tolist()]
-    digests |= dict(_in_threads(_digest, unknown, 4, "reading", progress))
+    unmatched = [table.paths[row] for row in np.flatnonzero(matched < 0).tolist()]
+    digests |= dict(_in_threads(_digest, unmatched, 4, "reading", progress))
     content = [(digests[path], box) if path in digests else None for path, box in zip(table.paths, boxes, strict=True)]
     _match(table.ids, content, indexed, matched)
     return _sorted_out(table, indexed, matched, seen, digests)
@@ -247,7 +247,7 @@ def _sorted_out(
             if replaced < 0:
                 changes.added.append(new["id"])
             else:
-                (changes.unknown if indexed.stamps[replaced] is None else changes.changed).append(new["id"])
+                (changes.encoded_anew if indexed.stamps[replaced] is None else changes.changed).append(new["id"])
             continue
         was = dict(indexed.records[old])
         stamp = was.pop(STAMP)

@@ -96,7 +96,18 @@ def settle(place: Path) -> None:
 
 def said(document: dict[str, Any]) -> dict[str, int]:
     """How many of each kind, without those of none."""
-    kinds = ("added", "changed", "unknown", "moved", "updated", "touched", "removed", "unchanged", "skipped", "kept")
+    kinds = (
+        "added",
+        "changed",
+        "encoded_anew",
+        "moved",
+        "updated",
+        "touched",
+        "removed",
+        "unchanged",
+        "skipped",
+        "kept",
+    )
     return {kind: document[kind] for kind in kinds if document[kind]}
 
 
@@ -160,7 +171,7 @@ def test_all_kinds_of_change(sync: Callable, place: Path, tiny_run: Path, hashre
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before, "a dry run writes nothing"
     generation = Store.open(place / "set.index").generation
     assert sync() == {
-        "index": "set.index", "dry_run": False, "added": 2, "changed": 1, "unknown": 0, "moved": 1, "updated": 0,
+        "index": "set.index", "dry_run": False, "added": 2, "changed": 1, "encoded_anew": 0, "moved": 1, "updated": 0,
         "touched": 1, "removed": 1, "unchanged": 20, "skipped": 0, "kept": 0, "skipped_list": None, "pictures": 25,
         "metrics": ["hamming"], "code_size": 16, "dim": None,
     }  # fmt: skip

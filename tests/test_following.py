@@ -131,7 +131,7 @@ def kinds(changes: Changes) -> dict[str, Any]:
     """What changed, without what did not."""
     found = {
         kind: getattr(changes, kind)
-        for kind in ("added", "changed", "unknown", "moved", "updated", "touched", "removed")
+        for kind in ("added", "changed", "encoded_anew", "moved", "updated", "touched", "removed")
     }
     return {kind: names for kind, names in found.items() if names}
 
@@ -362,7 +362,7 @@ def test_an_index_that_was_built_without_stamps(data: Path, tmp_path: Path) -> N
     before = ints(folder)
     (data / "a" / "0.jpg").rename(data / "a" / "9.jpg")
     changes, _ = sync(folder, data)
-    assert len(changes.unknown) == 11 and changes.added == ["a/9.jpg"] and changes.removed == ["a/0.jpg"]
+    assert len(changes.encoded_anew) == 11 and changes.added == ["a/9.jpg"] and changes.removed == ["a/0.jpg"]
     assert holds(folder, data) and all(i == before[name] for name, i in ints(folder).items() if name != "a/9.jpg")
     settle(data)
     assert not sync(folder, data)[0].encode_rows
@@ -395,7 +395,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(index: Path, data: P
     bring_up_to_date(store, changes, encoded)
     settle(data)
     changes, _ = sync(index, data)
-    assert kinds(changes) == {"unknown": ["a/0.jpg"]} and holds(index, data)
+    assert kinds(changes) == {"encoded_anew": ["a/0.jpg"]} and holds(index, data)
 
 
 def test_a_change_within_a_tick_of_the_clock_is_seen(index: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
 from hashret.errors import SearchError, UsageError
 
 if TYPE_CHECKING:
+    from hashret.data.table import PictureTable
     from hashret.following import Changes
     from hashret.index.store import Store
     from hashret.model.hasher import Hasher
@@ -24,8 +25,7 @@ LISTED = 20
 SMALL = 10
 """Of an index with fewer pictures than this more than half may go without being asked for; all of them never."""
 
-_KINDS = ("added", "changed", "unknown", "moved", "updated", "touched", "removed")
-_SAID = {"unknown": "encoded anew"}
+_KINDS = ("added", "changed", "encoded_anew", "moved", "updated", "touched", "removed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,24 +55,26 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, encode what is new, and commit all at once."""
-    there = args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir()))
-    if args.model is None and not there:
+    from hashret.following import compare
+
+    if args.model is None and not _there(args.out):
         raise UsageError(f"there is no index {args.out} that says which model made it; name one with --model")
+    table = open_data(args)
     if args.dry_run:
-        return _say_what_would_be(args, there)
+        return _say_what_would_be(args, table)
     check_folder_can_be_made("--out", args.out)
     with _alone(args.out), kept_until_done(unfinished_beside(args.out)) as unfinished:
-        store = _opened(args) if there else None
+        store = _opened(args) if _there(args.out) else None
         hasher = None if args.model is None else _hasher(args, store)
-        changes = _compared(args, store)
+        changes = compare(table, store)
         _require_few_removals(args, changes)
         if store is None or changes.encode_rows:
             hasher = hasher or _hasher(args, store)
         store, counts, skipped_list = _brought_up_to_date(args, store, hasher, changes, unfinished)
-    if counts["unknown"]:
+    if counts["encoded_anew"]:
         print(
-            f"{counted(counts['unknown'], 'picture was', 'pictures were')} encoded anew, for the index had nothing to compare "
-            "their files with; now it has",
+            f"{counted(counts['encoded_anew'], 'picture was', 'pictures were')} encoded anew, for the index had nothing to "
+            "compare their files with; now it has",
             file=sys.stderr,
         )
     if counts["kept"]:
@@ -97,6 +99,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{args.out}: {_in_words(counts)}; {counted(len(store), 'picture')} in all")
     return 0
+
+
+def _there(out: Path) -> bool:
+    """Whether something is there already; an empty folder is nothing yet."""
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
 @contextlib.contextmanager
@@ -153,13 +160,6 @@ def _hasher(args: argparse.Namespace, store: Store | None) -> Hasher:
     if store is not None:
         store.check_model(hasher.fingerprint())
     return hasher
-
-
-def _compared(args: argparse.Namespace, store: Store | None) -> Changes:
-    """What changed; pictures that need not be read are not."""
-    from hashret.following import compare
-
-    return compare(open_data(args), store)
 
 
 def _too_many_gone(changes: Changes) -> bool:
@@ -244,22 +244,28 @@ def _counts(changes: Changes, skipped: int, kept: set[str]) -> dict[str, int]:
     counts = {kind: len(getattr(changes, kind)) for kind in _KINDS}
     counts["added"] -= skipped - len(kept)
     counts["changed"] -= len(kept.intersection(changes.changed))
-    counts["unknown"] -= len(kept.intersection(changes.unknown))
+    counts["encoded_anew"] -= len(kept.intersection(changes.encoded_anew))
     return {**counts, "unchanged": len(changes.unchanged_rows), "skipped": skipped, "kept": len(kept)}
+
+
+def _said(kind: str) -> str:
+    return kind.replace("_", " ")
 
 
 def _in_words(counts: dict[str, int]) -> str:
     """What was done, without what was not."""
-    kinds = [f"{counts[kind]:,} {_SAID.get(kind, kind)}" for kind in (*_KINDS, "unchanged") if counts[kind]]
+    kinds = [f"{counts[kind]:,} {_said(kind)}" for kind in (*_KINDS, "unchanged") if counts[kind]]
     return ", ".join(kinds) or "nothing to do"
 
 
-def _say_what_would_be(args: argparse.Namespace, there: bool) -> int:
+def _say_what_would_be(args: argparse.Namespace, table: PictureTable) -> int:
     """The dry run: the same comparison, and its result as lines or one JSON document."""
-    store = _opened(args) if there else None
+    from hashret.following import compare
+
+    store = _opened(args) if _there(args.out) else None
     if args.model is not None:
         _hasher(args, store)
-    changes = _compared(args, store)
+    changes = compare(table, store)
     counts = _counts(changes, 0, set())
     refused = _too_many_gone(changes) and not args.allow_removals
     if args.json:
@@ -271,9 +277,9 @@ def _say_what_would_be(args: argparse.Namespace, there: bool) -> int:
     for kind in _KINDS:
         names = getattr(changes, kind)
         for name in names[:LISTED]:
-            print(f"{_SAID.get(kind, kind):<12}  {' -> '.join(name) if isinstance(name, tuple) else name}")
+            print(f"{_said(kind):<12}  {' -> '.join(name) if isinstance(name, tuple) else name}")
         if len(names) > LISTED:
-            print(f"{_SAID.get(kind, kind):<12}  ... and {len(names) - LISTED:,} more")
+            print(f"{_said(kind):<12}  ... and {len(names) - LISTED:,} more")
     print(f"{args.out} would have: {_in_words(counts)}; nothing was written")
     if refused:
         print("so many removals would be refused without --allow-removals", file=sys.stderr)

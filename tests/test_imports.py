@@ -24,8 +24,9 @@ ARROWS = {
     "sheets": {"images"},
     "training": {"data", "model", "metrics"},
     "encoding": {"data", "model"},
+    "following": {"data", "index", "encoding"},
     "evaluation": {"metrics", "index", "encoding"},
-    "cli": {"training", "evaluation", "sheets"},
+    "cli": {"training", "evaluation", "following", "sheets"},
 }
 WITHOUT_TORCH = ("errors", "images", "codes", "hamming", "metrics", "index", "sheets")
 

@@ -25,7 +25,8 @@ ARROWS = {
     "training": {"data", "model", "metrics"},
     "encoding": {"data", "model"},
     "evaluation": {"metrics", "index", "encoding"},
-    "cli": {"training", "evaluation", "sheets"},
+    "report": {"evaluation", "sheets"},
+    "cli": {"training", "evaluation", "sheets", "report"},
 }
 WITHOUT_TORCH = ("errors", "images", "codes", "hamming", "metrics", "index", "sheets")
 

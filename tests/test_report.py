@@ -90,6 +90,9 @@ def test_answers_share_votes_among_the_nearest(seed: int, whole: bool, at_once: 
         scores = retrieval_scores(distances, relevant, valid, ks=(1,))
         right = found.counts_P[found.asked_P == found.answered_P].sum()
         assert right == pytest.approx(scores.top1 * scores.n_queries)
+    shares = [ranking.share(found, 1, b) for b in range(-1, 3)]
+    total = sum(count for (a, _), count in expected.items() if a == 1)
+    assert shares == pytest.approx([expected[1, b] / total if total else math.nan for b in range(-1, 3)], nan_ok=True)
     wrong = ranking.confused(found)
     assert all(a != b and b >= 0 for a, b in zip(wrong.asked_P.tolist(), wrong.answered_P.tolist(), strict=True))
     chosen = ranking.most_confused_classes(found, 2)
@@ -235,36 +238,25 @@ def test_twins_are_pairs_of_two_labels_that_look_the_same(seed: int, at_once: in
 
 def test_numbers_of_the_log_find_their_place() -> None:
     log: list[dict[str, Any]] = [
-        {
-            "epoch": 1,
-            "loss": 2.0,
-            "val_map": 0.1,
-            "val_map_float": 0.2,
-            "lr": 1e-3,
-            "images_per_second": 90.0,
-            "later": 1,
-        },
-        {
-            "epoch": 2,
-            "loss": float("nan"),
-            "val_map": None,
-            "lr": 5e-4,
-            "note": "text",
-            "later": True,
-            "wait_share": 0.5,
-        },
-    ]
+        {"epoch": 1, "loss": 2.0, "val_map": 0.1, "val_float_map": 0.2, "lr": 1e-3, "images_per_second": 90.0, "later": 1,
+         "gap": 0.4, "val_score_gap": 0.1, "val_imbalance": 0.2, "imbalance": 0.1, "updates": 7, "names": ["a"]},
+        {"epoch": 2, "loss": float("nan"), "val_map": None, "lr": 5e-4, "note": "text", "later": True, "wait_share": 0.5,
+         "updates": 7},
+    ]  # fmt: skip
     found = {panel.title: panel for panel in history.panels(log)}
     assert list(found) == [
-        "Loss", "Validation mAP", "Learning rate", "Pictures per second", "Waiting for pictures", "later",
+        "Loss", "Validation mAP", "Float mAP less binary mAP", "From activation to bit", "Learning rate", "Imbalance of bits",
+        "Pictures per second", "Waiting for pictures", "later",
     ]  # fmt: skip
-    assert [curve.key for curve in found["Validation mAP"].curves] == ["val_map", "val_map_float"]
+    assert [curve.title for curve in found["Validation mAP"].curves] == ["codes", "activations"]
+    assert [curve.title for curve in found["Imbalance of bits"].curves] == ["validation", "training"]
     assert found["Loss"].curves[0].values[0] == 2.0 and math.isnan(found["Loss"].curves[0].values[1])
     assert math.isnan(found["later"].curves[0].values[1])
+    assert history.constants(log) == [("updates", 7)]
     assert history.epochs(log) == [1, 2] and history.epochs([{}, {"epoch": "x"}]) == [1, 2]
     assert history.panels([]) == [] and history.panels([{"epoch": 1}]) == []
-    many = history.panels([{f"number {i}": i for i in range(100)}])
-    assert len(many) == history.MOST_OTHER
+    many = [{f"number {i}": i * j for i in range(1, 100)} for j in range(2)]
+    assert len(history.panels(many)) == history.MOST_OTHER
 
 
 # ---- charts
@@ -277,7 +269,7 @@ def drawn(name: str) -> str:
     make: dict[str, Callable[[], str]] = {
         "curves": lambda: charts.curves(panel, [1, 2, 3], 3),
         "one epoch": lambda: charts.curves(history.panels([{"loss": 1.0}])[0], [1], 1),
-        "constant": lambda: charts.curves(history.panels([{"a": 0}, {"a": 0}])[0], [1, 2], None),
+        "constant": lambda: charts.curves(history.panels([{"lr": 0}, {"lr": 0}])[0], [1, 2], None),
         "balance": lambda: charts.balance(rng.random(64)),
         "one bit": lambda: charts.balance(np.array([1.0])),
         "correlation": lambda: charts.correlation_map(np.corrcoef(rng.random((8, 30)))),
@@ -461,7 +453,8 @@ def test_hostile_labels_and_ids_are_only_text(tmp_path: Path) -> None:
     names = [f"{label}/{i}" for i in range(4) for label in HOSTILE]
     table, encodings = made(tmp_path / "<b>", [label for _ in range(4) for label in HOSTILE], names)
     document = {**facts().document, "options": {"backbone": "</style><script>", "note": ["<i>", None]}, "data": "<u>",
-                "findings": [{"cause": "x", "sentence": "<script>collapse</script>"}, "no finding", {"cause": "y"}]}  # fmt: skip
+                "findings": [{"cause": "x", "sentence": "<script>collapse</script>"}, "no finding",
+                             {"cause": "dead bits", "evidence": "9 of 9", "advice": "lower --lr"}]}  # fmt: skip
     run = facts(name="<script>", document=document, commands=[("Again", "rm '</pre>'")])
     html = page.render(run, analysed(table, encodings), 12)
     parsed = checked(html)
@@ -469,7 +462,8 @@ def test_hostile_labels_and_ids_are_only_text(tmp_path: Path) -> None:
     assert (
         "<script>alert(1)</script>" in text and "기아 & 현대" in text and "كيا سبورتاج" in text and "{{ 7*7 }}" in text
     )
-    assert "<script>collapse</script>" in text and "a\\nb\\tc\\x00" in text and "rm '</pre>'" in text
+    assert "<script>collapse</script>" in text and "dead bits; 9 of 9; lower --lr" in text
+    assert "a\\nb\\tc\\x00" in text and "rm '</pre>'" in text
     assert "x" * 200 not in html and "\x00" not in html
     assert len(parsed.images) > 50
 

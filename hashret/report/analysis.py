@@ -195,7 +195,7 @@ def analyse(gallery: PictureTable, query_rows_Q: Integers, encodings: Encodings,
             SHORTLIST,
         ),
         LOGITS: Representation(f"logits: {n_bits} numbers before they become bits, cosine", *sides[LOGITS]),
-        FEATURES: Representation(f"features: {n_features} numbers, cosine", *sides[FEATURES]),
+        FEATURES: Representation(f"features: {n_features:,} numbers, cosine", *sides[FEATURES]),
     }
     compared = compare(list(representations.values()), queries, gallery, rule, ks=(1, 5, 10), map_cutoffs=(None, 10))
     results = dict(zip(representations, compared, strict=True))
@@ -223,7 +223,7 @@ def analyse(gallery: PictureTable, query_rows_Q: Integers, encodings: Encodings,
         answers=ranking.answers(pairs[CODES], labels_Q, labels_N, results[CODES].scores.scored_Q),
         n_votes=n_votes,
         suspects=labels.suspects(labels_Q, labels_N, [each.rows_QK[:, :n_votes] for each in nearest.values()]),
-        twins=labels.Twins(twins.n, *(column[likest] for column in twins[1:])),
+        twins=twins.select(likest),
         twin_pixels_T=likeness_T[likest],
     )
 

@@ -10,6 +10,7 @@ import io
 import re
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -32,10 +33,10 @@ _STAND_INS = {
 }
 """Colours that nothing else has; in the SVG the page's own take their place."""
 
-_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # type: ignore[assignment]
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 """Curves differ by dashes as well as by colour."""
 _MARKS = ("o", "s", "^", "D")
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hashret",
     "font.family": "sans-serif",
@@ -78,7 +79,7 @@ def curves(panel: Panel, epochs: Sequence[int], best_epoch: int | None) -> str:
             # A point between gaps has no line; so few epochs are points as well.
             mark = _MARKS[i % len(_MARKS)] if len(epochs) <= 12 or np.isnan(curve.values).any() else None
             axes.plot(epochs, curve.values, color=colour, linestyle=dashes, marker=mark, label=curve.title)
-        if best_epoch in epochs:
+        if best_epoch is not None and best_epoch in epochs:
             axes.axvline(best_epoch, color=_FADED, linewidth=1, linestyle=(0, (3, 2)), zorder=0)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(_whole_numbers(6))
@@ -118,7 +119,7 @@ def correlation_map(correlation_KK: Floats) -> str:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(_whole_numbers(6))
         bar = figure.colorbar(drawn, ax=axes, ticks=[-1, -0.5, 0, 0.5, 1], shrink=0.9)
-        bar.outline.set_edgecolor(_FADED)  # type: ignore[operator]
+        bar.outline.set_edgecolor(_FADED)
         bar.set_label("correlation")
         each = "" if cells == 1 else f"; a cell shows the strongest of {cells} × {cells}"
         return _svg(figure, f"Map of the correlation of every two of {len(correlation_KK)} bits{each}")

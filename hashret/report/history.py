@@ -39,90 +39,161 @@ class _Group:
 
 
 _GROUPS = (
-    _Group("Loss", r"(val_)?loss", "What training minimises. It should fall and then level off."),
+    _Group("Loss", r"(val_)?loss(_max)?", "What training minimises. It should fall and then level off."),
     _Group(
         "Validation mAP",
-        r"(?=.*val)\w*map\w*",
+        r"val_(\w+_)?map",
         "How well all pictures of a class come before the others, over all ranks. Up is good; the best epoch is the highest.",
     ),
     _Group(
         "Validation hit@1",
-        r"(?=.*val)\w*hit_?1\w*",
+        r"val_(\w+_)?hit_?1",
         "How often the nearest picture is of the right class. It should rise with mAP.",
     ),
     _Group(
-        "Float less binary",
-        r"\w*gap\w*",
+        "Float mAP less binary mAP",
+        r"val_(\w+_)?gap",
         "What is lost by keeping bits only. Near 0 is good; if it grows, the network hides what it knows in numbers near 0.",
+    ),
+    _Group(
+        "From activation to bit",
+        r"gap",
+        "How far activations are from the bits that they become: 0 is a code already, 1 says nothing. It should fall.",
+    ),
+    _Group(
+        "Distances in a batch",
+        r"within|between",
+        "Mean distance of two pictures of one class, and of two classes, in bits. The farther apart the curves the better.",
     ),
     _Group("Learning rate", r"lr|learning_rate", "How large the steps are: it warms up, then falls to 0."),
     _Group(
         "Active share",
-        r"\w*active\w*",
-        "The share of triplets that still break the margin. At 0 there is nothing left to learn from; near 1, nothing is learnt.",
+        r"active|active_\w+|idle",
+        "The share of triplets that still break the margin. At 0 nothing is left to learn from; if it stays near 1, nothing is "
+        "learnt. Idle is the share of updates without one.",
     ),
     _Group(
         "Imbalance of bits",
-        r"\w*(imbalance|balance)\w*",
-        "How far a bit's share of ones is from one half, on average. Below 0.1 is good; 0.5 means that bits never change.",
+        r"(val_)?(im)?balance",
+        "How far a bit's share of ones is from one half, on average. Near 0 is good; 0.5 means that bits never change.",
     ),
-    _Group("Dead bits", r"\w*dead\w*", "Bits that are the same for every picture, and so tell nothing. 0 is good."),
+    _Group(
+        "Dead bits", r"(val_)?dead(_bits)?", "Bits that are the same for every picture, and so tell nothing. 0 is good."
+    ),
+    _Group(
+        "Entropy of a bit", r"(val_)?entropy(_bits)?", "How much a bit tells, on average. Near 1 is good, 0 is nothing."
+    ),
     _Group(
         "Correlation of bits",
-        r"\w*correlat\w*",
+        r"(val_)?(\w+_)?correlation",
         "How much bits repeat one another, on average. Near 0 is good; 1 means that they all say the same.",
     ),
     _Group(
-        "Distinct codes",
-        r"\w*distinct\w*",
-        "How many different codes the pictures get. Falling towards the number of classes is normal; towards 1 is a collapse.",
+        "Effective bits",
+        r"(val_)?effective_bits",
+        "How many independent bits would tell as much. More is good; near 1 all bits say the same.",
     ),
-    _Group("Gradient", r"\w*grad\w*", "The length of the gradient. Sudden peaks or a fall to 0 mean trouble."),
+    _Group(
+        "Distinct codes",
+        r"(val_)?distinct(_codes)?",
+        "How many of the codes differ. It may fall while classes draw together; near 0 all pictures have one code.",
+    ),
+    _Group(
+        "Neighbours agree",
+        r"(val_)?agreement",
+        "The share of a picture's nearest pictures that carry its label. It should rise.",
+    ),
+    _Group(
+        "Gradient", r"grad(ient)?(_\w+)?", "The length of the gradient. Sudden peaks, or a fall to 0, mean trouble."
+    ),
+    _Group(
+        "Turning of the head",
+        r"turned",
+        "By how many degrees a bit's weights turned in an epoch. It should come to rest.",
+    ),
     _Group(
         "Pictures per second",
-        r"\w*(images|pictures)_?(/|per)_?s\w*|\w*throughput\w*",
+        r"(images|pictures)_?(/|per)_?s(econd)?|throughput",
         "How fast training went. It should be level.",
     ),
     _Group(
         "Waiting for pictures",
-        r"\w*wait\w*",
-        "The share of the time, or the time, in which the network waited for pictures. If it is high, add --workers.",
+        r"(\w+_)?wait(ing|ed)?(_\w+)?",
+        "How much the network waited for pictures. If it is high, give more --workers.",
     ),
     _Group("Seconds since the start", r"seconds", "A straight line means that every epoch took as long."),
 )
 _TITLES = {
-    "loss": "training loss",
-    "lr": "learning rate",
-    "active": "active triplets",
-    "imbalance": "training batches",
-    "val_imbalance": "validation",
+    "loss": "mean",
+    "loss_max": "largest",
+    "gradient": "mean",
+    "gradient_max": "largest",
     "val_map": "codes",
     "val_hit1": "codes",
-    "val_dead_bits": "validation",
-    "seconds": "seconds",
+    "val_float_map": "activations",
+    "val_float_hit1": "activations",
+    "within": "one class",
+    "between": "two classes",
+    "lr": "learning rate",
+    "active": "active triplets",
+    "idle": "idle updates",
 }
+"""What curves are called among others in their group, where that is not "training" or "validation"."""
 
 
 def panels(history: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """The groups of which the log has numbers, in a fixed order; numbers of no group have a panel each at the end."""
-    keys = [key for key in dict.fromkeys(key for line in history for key in line) if key != "epoch"]
-    keys = [key for key in keys if any(_is_number(line.get(key)) for line in history)]
-    curves = {}
-    for key in keys:
-        title = _TITLES.get(key, key.replace("_", " "))
-        curves[key] = Curve(key, title, [_number(line.get(key)) for line in history])
-    drawn = []
+    """The groups of which the log has numbers, in a fixed order; numbers of no group that change have a panel each at the end."""
+    keys = _keys(history)
+    found = []
     for group in _GROUPS:
-        members = [key for key in curves if re.fullmatch(group.pattern, key)]
+        members = [key for key in keys if _group(key) is group]
         if members:
-            drawn.append(Panel(group.title, group.reading, [curves.pop(key) for key in members]))
-    others = list(curves.values())[:MOST_OTHER]
-    return drawn + [Panel(curve.title, "Also in the log.", [curve]) for curve in others]
+            curves = [
+                Curve(
+                    key, _TITLES.get(key, "validation" if key.startswith("val_") else "training"), _values(history, key)
+                )
+                for key in members
+            ]
+            found.append(Panel(group.title, group.reading, curves))
+    others = [key for key in keys if _group(key) is None and _constant(history, key) is None][:MOST_OTHER]
+    return found + [
+        Panel(_words(key), "Also in the log.", [Curve(key, _words(key), _values(history, key))]) for key in others
+    ]
+
+
+def constants(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
+    """Names and values of the numbers of no group that are the same in every epoch."""
+    values = {key: _constant(history, key) for key in _keys(history) if _group(key) is None}
+    return [(_words(key), value) for key, value in values.items() if value is not None]
 
 
 def epochs(history: Sequence[Mapping[str, Any]]) -> list[int]:
     """The number of each line's epoch: what it says, or its place from 1."""
     return [line["epoch"] if isinstance(line.get("epoch"), int) else place for place, line in enumerate(history, 1)]
+
+
+def _keys(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that hold a number in any line, in the order in which they come."""
+    keys = dict.fromkeys(key for line in history for key in line if _is_number(line[key]))
+    return [key for key in keys if key != "epoch"]
+
+
+def _group(key: str) -> _Group | None:
+    return next((group for group in _GROUPS if re.fullmatch(group.pattern, key)), None)
+
+
+def _values(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [_number(line.get(key)) for line in history]
+
+
+def _constant(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """The value that all lines have, None where there is more than one."""
+    values = set(_values(history, key))
+    return values.pop() if len(values) == 1 and not any(map(math.isnan, values)) else None
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def _is_number(value: Any) -> bool:

@@ -82,6 +82,10 @@ class Twins(NamedTuple):
     bits_T: Integers
     cosines_T: Floats
 
+    def select(self, places: Integers) -> Twins:
+        """The pairs at these places, in this order."""
+        return Twins(self.n, self.first_T[places], self.second_T[places], self.bits_T[places], self.cosines_T[places])
+
 
 def twins(
     codes_NB: Codes,
@@ -96,7 +100,8 @@ def twins(
     At most `most` of them: those of the highest cosine.
     """
     n_all, step = 0, max(1, _PAIRS_AT_ONCE // max(1, len(codes_NB)))
-    found = Twins(0, *(np.empty(0, np.int64) for _ in range(3)), np.empty(0))
+    nothing = np.empty(0, np.int64)
+    found = Twins(0, nothing, nothing, nothing, np.empty(0))
     columns_N = np.arange(len(codes_NB))
     for start in range(0, len(codes_NB), step):
         rows = slice(start, min(start + step, len(codes_NB)))
@@ -110,8 +115,7 @@ def twins(
         second = np.concatenate([found.second_T, column])
         bits = np.concatenate([found.bits_T, bits_QN[query, column]])
         cosines = np.concatenate([found.cosines_T, cosines_QN[query, column].astype(np.float64)])
-        kept = np.lexsort((second, first, -cosines))[:most]
-        found = Twins(n_all, first[kept], second[kept], bits[kept], cosines[kept])
+        found = Twins(n_all, first, second, bits, cosines).select(np.lexsort((second, first, -cosines))[:most])
     return found
 
 

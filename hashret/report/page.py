@@ -54,6 +54,7 @@ def render(run: RunFacts, analysis: Analysis, examples: int) -> str:
     pictures = _Pictures(analysis)
     sections = {
         "panels": _panels(run),
+        "constants": [f"{readable(name)} {value:g}" for name, value in history.constants(run.history)],
         "bits": _bits(analysis),
         "scores": _scores(analysis),
         "lost": _lost(analysis, pictures, examples),
@@ -61,7 +62,7 @@ def render(run: RunFacts, analysis: Analysis, examples: int) -> str:
         "confused": _confused(analysis, pictures, examples),
         "suspects": _suspects(analysis, pictures, examples),
         "twins": _twins(analysis, pictures, examples),
-        "settings": _settings(run, analysis),
+        "settings": _settings(run),
     }
     page = template.render(
         generator=GENERATOR,
@@ -151,6 +152,7 @@ def _bits(analysis: Analysis) -> dict[str, Any]:
     balance_K = np.array(statistics.balance)
     return {
         "statistics": statistics,
+        "classes": len(analysis.classes),
         "separation": analysis.distances.separation,
         "dead": [bit for bit, share in enumerate(statistics.balance) if share in (0.0, 1.0)][:50],
         "pairs": analysis.bit_pairs,
@@ -214,7 +216,7 @@ def _worst(analysis: Analysis, pictures: _Pictures, examples: int) -> list[Row]:
 def _confused(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, Any]:
     totals = np.bincount(analysis.answers.asked_P, weights=analysis.answers.counts_P, minlength=len(analysis.classes))
     wrong = ranking.confused(analysis.answers)
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for asked, answered, count in list(zip(*(column.tolist() for column in wrong), strict=True))[:LISTED_PAIRS]:
         shown = analysis.mistaken(asked, answered, 2) if len(pairs) < examples else []
         pairs.append(
@@ -265,7 +267,8 @@ def _share_of_votes(count: float) -> str:
 
 def _suspects(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, Any]:
     found = analysis.suspects
-    rows, listed = [], []
+    rows: list[dict[str, Any]] = []
+    listed = []
     for query, label, confidence, support in zip(*(column[:LISTED_SUSPECTS].tolist() for column in found), strict=True):
         row = int(analysis.query_rows_Q[query])
         says = readable(analysis.classes[label])
@@ -275,6 +278,7 @@ def _suspects(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[st
             "says": says,
             "confidence": confidence,
             "support": support,
+            "anyway": ranking.share(analysis.answers, int(analysis.labels_Q[query]), label),
         }
         listed.append(entry)
         if len(rows) < 2 * examples:
@@ -305,7 +309,7 @@ def _twins(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, 
     return {"n": found.n, "same": int((likeness >= SAME_PICTURE).sum()), "alike": labels.ALIKE, "rows": rows}
 
 
-def _settings(run: RunFacts, analysis: Analysis) -> dict[str, Any]:
+def _settings(run: RunFacts) -> dict[str, Any]:
     def pairs(values: Any) -> list[tuple[str, str]]:
         known = values if isinstance(values, Mapping) else {}
         return [(readable(name), readable(_written(value), 400)) for name, value in known.items()]

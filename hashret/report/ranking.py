@@ -55,14 +55,16 @@ def nearest(pairs: Pairs, k: int) -> Nearest:
     rows_QK = np.full((pairs.n_queries, k), -1, np.int64)
     distances_QK = np.full((pairs.n_queries, k), np.nan)
     for rows, distances_QN, valid_QN in pairs.chunks():
-        # Whole numbers are bits, at most 1024 of them; numpy sorts int16 by counting.
-        whole = np.issubdtype(distances_QN.dtype, np.integer)
-        beyond: Any = np.int16(np.iinfo(np.int16).max) if whole else np.inf
-        ranked = np.where(valid_QN, distances_QN.astype(np.int16) if whole else distances_QN, beyond)
-        order_QK = np.argsort(ranked, axis=1, kind="stable")[:, :width]
-        there = np.take_along_axis(valid_QN, order_QK, axis=1)
-        rows_QK[rows, :width] = np.where(there, order_QK, -1)
-        distances_QK[rows, :width] = np.where(there, np.take_along_axis(distances_QN, order_QK, axis=1), np.nan)
+        ranked_QN = np.where(valid_QN, distances_QN, np.inf)
+        farthest_Q = np.partition(ranked_QN, width - 1, axis=1)[:, width - 1]
+        # Those at least as near as the k-th, ties with it included, query by query and in the order of rows.
+        query, row = np.nonzero(valid_QN & (ranked_QN <= farthest_Q[:, None]))
+        order = np.lexsort((distances_QN[query, row], query))  # stable: equal distances stay in the order of rows
+        query, row = query[order], row[order]
+        place = np.arange(len(query)) - np.searchsorted(query, query)
+        query, row, place = (each[place < width] for each in (query, row, place))
+        rows_QK[rows.start + query, place] = row
+        distances_QK[rows.start + query, place] = distances_QN[query, row]
     return Nearest(rows_QK, distances_QK)
 
 
@@ -101,7 +103,7 @@ def answers(
 def _summed(keys: Integers, values: Floats) -> tuple[Integers, Floats]:
     """Each key once, ascending, with the sum of its values."""
     each, place = np.unique(keys, return_inverse=True)
-    return each, np.bincount(place, weights=values, minlength=len(each))
+    return each, np.bincount(place, weights=values, minlength=len(each)).astype(np.float64)
 
 
 def confused(found: Answers) -> Answers:
@@ -119,6 +121,13 @@ def most_confused_classes(found: Answers, most: int) -> list[int]:
             break
         classes.update(dict.fromkeys(pair))
     return sorted(classes)
+
+
+def share(found: Answers, asked: int, answered: int) -> float:
+    """Of the votes for queries of one class the share that went to the other; NaN for a class without queries."""
+    of_class = found.asked_P == asked
+    total = found.counts_P[of_class].sum()
+    return float(found.counts_P[of_class & (found.answered_P == answered)].sum() / total) if total else float("nan")
 
 
 def matrix(found: Answers, classes: list[int]) -> Floats:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hashret.metrics import RetrievalScores
-from hashret.report.analysis import CODES, FEATURES, Analysis
+from hashret.report.analysis import CODES, FEATURES, SHORTLIST, TWO_STAGE, Analysis
 
 NOTICEABLE = 0.005
 """Scores of the same model on the same pictures that differ by more are not the same: float sums vary by far less."""
+
+_FINDING = ("cause", "evidence", "advice")
+"""What a finding consists of where it is not written as one sentence."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,11 @@ class RunFacts:
     def findings(self) -> list[str]:
         """What the run itself found to be wrong, a sentence each."""
         found = self.document.get("findings")
-        entries = found if isinstance(found, list) else []
-        return [str(each["sentence"]) for each in entries if isinstance(each, Mapping) and each.get("sentence")]
+        entries = [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+        said = [
+            each.get("sentence") or "; ".join(str(each[key]) for key in _FINDING if each.get(key)) for each in entries
+        ]
+        return [str(sentence) for sentence in said if sentence]
 
 
 def sentences(run: RunFacts, analysis: Analysis) -> list[str]:
@@ -99,7 +105,11 @@ def _scores(run: RunFacts, analysis: Analysis) -> list[str]:
         verdict = f"codes are better than features by {-loss:.4f} mAP ({_range((-high, -low))})"
     else:
         verdict = f"the codes lose nothing that can be told from chance ({loss:+.4f} mAP, {_range((low, high))})"
-    said.append(f"Float features reach {analysis.results[FEATURES].scores['map@all'].expected:.4f}: {verdict}.")
+    reached = {name: analysis.results[name].scores["map@all"].expected for name in (FEATURES, TWO_STAGE)}
+    said.append(
+        f"Float features reach {reached[FEATURES]:.4f}: {verdict}. With the {SHORTLIST} nearest codes ranked by features it is "
+        f"{reached[TWO_STAGE]:.4f}."
+    )
     return said
 
 
@@ -133,7 +143,9 @@ def _caveats(run: RunFacts, analysis: Analysis) -> list[str]:
             f"{counted(scores.n_excluded, 'query', 'queries')} had nothing of their class to find and are in no score."
         )
     if run.n_skipped:
-        said.append(f"{counted(run.n_skipped, 'picture')} could not be read and {'is' if run.n_skipped == 1 else 'are'} left out.")
+        said.append(
+            f"{counted(run.n_skipped, 'picture')} could not be read and {'is' if run.n_skipped == 1 else 'are'} left out."
+        )
     return said
 
 

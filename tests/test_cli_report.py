@@ -216,6 +216,13 @@ def test_what_is_no_run(hashret: Callable, run: Path, tmp_path: Path) -> None:
     assert status == 1 and "is no model" in err
 
 
+def test_a_run_in_its_first_epoch(hashret: Callable, run: Path) -> None:
+    for name in ("model.safetensors", "config.json"):
+        (run / name).unlink()
+    status, _, err = hashret("report", run, *CPU)
+    assert status == 1 and "its training has not finished an epoch yet" in err and err.count("\n") == 1
+
+
 def test_pictures_without_labels_or_company(hashret: Callable, run: Path, closed_set: Path, tmp_path: Path) -> None:
     table = open_source(closed_set)
     table.splits = ["bare" if row % 2 else "single" for row in range(len(table))]

@@ -254,6 +254,7 @@ def test_numbers_of_the_log_find_their_place() -> None:
     assert math.isnan(found["later"].curves[0].values[1])
     assert history.constants(log) == [("updates", 7)]
     assert history.epochs(log) == [1, 2] and history.epochs([{}, {"epoch": "x"}]) == [1, 2]
+    assert history.panels([{"loss": math.nan, "lr": math.inf}] * 2) == history.constants([{"x": math.nan}]) == []
     assert history.panels([]) == [] and history.panels([{"epoch": 1}]) == []
     many = [{f"number {i}": i * j for i in range(1, 100)} for j in range(2)]
     assert len(history.panels(many)) == history.MOST_OTHER
@@ -296,6 +297,7 @@ def test_charts_stand_in_a_page(name: str) -> None:
     assert root.get("role") == "img" and root.get("aria-label")
     assert "http:" not in svg and "https:" not in svg and "<metadata" not in svg and len(svg) < 700_000
     assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]\b", svg) and "var(--ink)" in svg
+    assert "<style" not in svg and "DejaVu" not in svg and "var(--sans)" in svg
     ids = re.findall(r'\bid="([^"]+)"', svg)
     assert len(ids) == len(set(ids))
     referred = re.findall(r'(?:url\(#|href="#)([^)"]+)', svg)
@@ -341,7 +343,10 @@ def facts(**known: Any) -> verdict.RunFacts:
         "status": "done", "data": "set", "source": {"data": "set"}, "options": {"backbone": "resnet18", "epochs": 2},
         "pictures": {"train": 90, "validation": 30}, "versions": {"hashret": "0"}, "result": {"best_epoch": 2},
     }  # fmt: skip
-    log = [{"epoch": 1, "loss": 2.0, "val_map": 0.1}, {"epoch": 2, "loss": 1.0, "val_map": 0.3}]
+    log = [
+        {"epoch": 1, "loss": 2.0, "val_map": 0.1, "$x^ <b>\x00": 1},
+        {"epoch": 2, "loss": 1.0, "val_map": 0.3, "$x^ <b>\x00": 2},
+    ]
     given = {"name": "run", "document": document, "history": log, "model_epoch": 2, "pictures": "30 pictures"}
     return verdict.RunFacts(**{**given, "validated": True, **known})
 

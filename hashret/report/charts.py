@@ -42,6 +42,7 @@ _SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": _INK,
+    "text.parse_math": False,
     "axes.edgecolor": _FADED,
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
@@ -222,7 +223,8 @@ def _svg(figure: Figure, description: str) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = file.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # A style element in a page holds for all of the page; style.css says the same of charts.
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert box is not None
     opening = (
@@ -235,7 +237,9 @@ def _svg(figure: Figure, description: str) -> str:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     own_name = f"c{zlib.crc32(text.encode()):08x}-"
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own_name}", text)
-    text = re.sub(r"font: ([^;\"]*?[\d.]+px) [^;\"]+", r"font: \1 var(--sans)", text)
+    # matplotlib before 3.11 writes size and family in one.
+    text = re.sub(r"font: ([^;\"]*?px) [^;\"]+", r"font: \1 var(--sans)", text)
+    text = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", text)
     for colour, own in _STAND_INS.items():
         text = text.replace(colour, own)
     return re.sub(r"\s*\n\s*", "\n", text)

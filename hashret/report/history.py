@@ -173,8 +173,8 @@ def epochs(history: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def _keys(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys that hold a number in any line, in the order in which they come."""
-    keys = dict.fromkeys(key for line in history for key in line if _is_number(line[key]))
+    """The keys that hold a finite number in any line, in the order in which they come."""
+    keys = dict.fromkeys(key for line in history for key in line if not math.isnan(_number(line[key])))
     return [key for key in keys if key != "epoch"]
 
 
@@ -193,13 +193,10 @@ def _constant(history: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 
 def _words(key: str) -> str:
-    return key.replace("_", " ")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return "".join(each if each.isprintable() else "?" for each in key.replace("_", " ")[:60])
 
 
 def _number(value: Any) -> float:
     """The value, or NaN for what is none or cannot be drawn."""
-    return float(value) if _is_number(value) and math.isfinite(value) else math.nan
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else math.nan

@@ -91,6 +91,25 @@ def test_scores_of_a_split_are_those_of_evaluate(
     assert "the 24 pictures of the split 'test' of hues" in "".join(page.text)
 
 
+def test_near_views_of_a_turntable_do_not_count(hashret: Callable, run: Path, closed_set: Path, tmp_path: Path) -> None:
+    table = open_source(closed_set)
+    n = len(table)
+    table.splits = ["test"] * n
+    table.attributes = {
+        "body": ["suv"] * n, "generation": ["1"] * n, "colour": [["red", "blue"][row % 2] for row in range(n)],
+        "time": ["noon"] * n, "view": [str(row * 45 % 360) for row in range(n)],
+    }  # fmt: skip
+    table.write_csv(tmp_path / "t.csv")
+    words = ["--data", tmp_path / "t.csv", "--split", "test"]
+    document, _ = reported(hashret, run, *words, "--out", tmp_path / "r.html")
+    status, out, err = hashret("evaluate", "--model", run, *words, *CPU, "--controls", "off", "--json")
+    assert status == 0, err
+    scores = document["results"][0]["scores"]
+    assert "within-30-degrees" in scores["hit@1"]["signature"]
+    for name in ("map@all", "hit@1"):
+        assert scores[name] == json.loads(out)["results"][0]["scores"][name]
+
+
 def test_a_kept_epoch(hashret: Callable, run: Path, tmp_path: Path) -> None:
     document, page = reported(hashret, f"{run}@1", "--out", tmp_path / "first.html")
     assert document["epoch"] == 1

@@ -28,6 +28,7 @@ from hashret.errors import DataError, UsageError
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
     from hashret.model.hasher import Hasher
+    from hashret.report.analysis import Analysis
     from hashret.report.verdict import RunFacts
     from hashret.training.runs import Run
 
@@ -78,36 +79,15 @@ def run(args: argparse.Namespace) -> int:
     _check_out(out)
     looked_at = _looked_at(args, document, run_folder)
 
-    from hashret.evaluation.gallery import gallery_rule
     from hashret.index import durable
     from hashret.model.hasher import Hasher
-    from hashret.report.analysis import CODES, Encodings, analyse
     from hashret.report.page import render
     from hashret.report.verdict import sentences
 
     hasher = Hasher.from_pretrained(model_folder, device=args.device)
     with kept_until_done(unfinished_beside(out)) as workplace:
-        encoded, skipped_list = encode(
-            args, hasher, looked_at.table, ("codes", "features", "logits"), workplace, Path(f"{out}.skipped.txt"),
-            "no report was written",
-        )  # fmt: skip
-        assert encoded.codes is not None and encoded.features is not None and encoded.logits is not None
-        gallery = looked_at.table.select(encoded.rows)
-        labelled = np.flatnonzero([label != "" for label in gallery.labels])
-        if not len(labelled):
-            raise DataError(
-                f"{looked_at.words} have no label that could be read, so no answer can be right; label some"
-            )
-        # A run validates with each picture against all others; what a table asks for besides belongs to other splits.
-        rule = gallery_rule("self" if looked_at.validated else "auto", gallery)
-        encodings = Encodings(hasher.code_size, encoded.codes, encoded.logits, encoded.features, hasher.thresholds)
-        analysis = analyse(gallery, labelled, encodings, rule)
-        if not analysis.results[CODES].scores.n_queries:
-            raise DataError(
-                f"none of {looked_at.words} has another picture of its own class, so there is nothing to find; look at "
-                "classes with two pictures at least"
-            )
-        facts = _facts(args, run_folder, document, looked_at, hasher, len(encoded.skipped))
+        analysis, n_skipped, skipped_list = _analysis(args, hasher, looked_at, workplace, Path(f"{out}.skipped.txt"))
+        facts = _facts(args, run_folder, document, looked_at, hasher, n_skipped)
         page = render(facts, analysis, args.examples).encode("utf-8", errors="backslashreplace")
         try:
             durable.replace_file(out, page)
@@ -120,13 +100,13 @@ def run(args: argparse.Namespace) -> int:
                 "run": run_folder.folder,
                 "out": out,
                 "bytes": len(page),
-                "data": gallery.name,
+                "data": analysis.gallery.name,
                 "validated": looked_at.validated,
-                "pictures": len(gallery),
-                "queries": len(labelled),
+                "pictures": len(analysis.gallery),
+                "queries": len(analysis.query_rows_Q),
                 "epoch": facts.model_epoch,
                 "best_epoch": facts.best_epoch,
-                "skipped": len(encoded.skipped),
+                "skipped": n_skipped,
                 "skipped_list": skipped_list,
                 "findings": facts.findings,
                 "sentences": said,
@@ -134,12 +114,38 @@ def run(args: argparse.Namespace) -> int:
             }
         )
         return 0
+    doubted, alike = counted(len(analysis.suspects.queries_S), "label"), counted(analysis.twins.n, "pair")
     print("\n".join(said))
-    doubted = counted(len(analysis.suspects.queries_S), "label")
-    print(
-        f"{out}: {doubted} to look at, {counted(analysis.twins.n, 'pair')} alike under two labels; {len(page) / 1e6:.1f} MB"
-    )
+    print(f"{out}: {doubted} to look at, {alike} alike under two labels; {len(page) / 1e6:.1f} MB")
     return 0
+
+
+def _analysis(
+    args: argparse.Namespace, hasher: Hasher, looked_at: _LookedAt, workplace: Path, listed: Path
+) -> tuple[Analysis, int, Path | None]:
+    """The numbers of the report; how many pictures were left out, and where they are listed."""
+    from hashret.evaluation.gallery import gallery_rule
+    from hashret.report.analysis import CODES, Encodings, analyse
+
+    what = ("codes", "features", "logits")
+    encoded, skipped_list = encode(args, hasher, looked_at.table, what, workplace, listed, "no report was written")
+    assert encoded.codes is not None and encoded.features is not None and encoded.logits is not None
+    gallery = looked_at.table.select(encoded.rows)
+    labelled = np.flatnonzero([label != "" for label in gallery.labels])
+    if not len(labelled):
+        raise DataError(
+            f"{looked_at.words} have no label where they can be read, so no answer can be right; label some"
+        )
+    # A run validates with each picture against all others; what a table asks for besides belongs to other splits.
+    rule = gallery_rule("self" if looked_at.validated else "auto", gallery)
+    encodings = Encodings(hasher.code_size, encoded.codes, encoded.logits, encoded.features, hasher.thresholds)
+    analysis = analyse(gallery, labelled, encodings, rule)
+    if not analysis.results[CODES].scores.n_queries:
+        raise DataError(
+            f"none of {looked_at.words} has another picture of its own class, so there is nothing to find; look at "
+            "classes with two pictures at least"
+        )
+    return analysis, len(encoded.skipped), skipped_list
 
 
 @dataclass(frozen=True)

@@ -95,13 +95,13 @@ class _Pictures:
         self.analysis = analysis
         self.thumbnails = Thumbnails(analysis.gallery)
 
-    def query(self, query: int, *note: str) -> Picture:
+    def query(self, query: int) -> Picture:
         """The picture that asks."""
-        return self._picture(int(self.analysis.query_rows_Q[query]), [*note], "query")
+        return self._picture(int(self.analysis.query_rows_Q[query]), [], "query")
 
-    def row(self, row: int, *note: str) -> Picture:
+    def row(self, row: int) -> Picture:
         """A picture of which nothing is judged."""
-        return self._picture(row, [*note], "unknown")
+        return self._picture(row, [], "unknown")
 
     def found(self, query: int, name: str, *, judged: bool = True) -> list[Picture]:
         """The nearest pictures of a query by codes or features, each right or wrong by its label unless that is doubted."""

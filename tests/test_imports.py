@@ -26,7 +26,8 @@ ARROWS = {
     "encoding": {"data", "model"},
     "following": {"data", "index", "encoding"},
     "evaluation": {"metrics", "index", "encoding"},
-    "cli": {"training", "evaluation", "following", "sheets"},
+    "report": {"evaluation", "sheets"},
+    "cli": {"training", "evaluation", "following", "sheets", "report"},
 }
 WITHOUT_TORCH = ("errors", "images", "codes", "hamming", "metrics", "index", "sheets")
 

@@ -180,7 +180,7 @@ class TrainingOptions:
     @property
     def learns_from(self) -> str:
         """What the objective needs to know of a picture: its class ("classes"), its "labels", or nothing ("pictures")."""
-        return {"multilabel": "labels", "self": "pictures"}.get(self.objective, "classes")
+        return learns_from(self.objective)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""
@@ -199,3 +199,8 @@ class TrainingOptions:
             key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
         }
         return cls(**values)
+
+
+def learns_from(objective: str) -> str:
+    """What an objective needs to know of a picture: its class ("classes"), its "labels", or nothing ("pictures")."""
+    return {"multilabel": "labels", "self": "pictures"}.get(objective, "classes")

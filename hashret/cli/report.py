@@ -195,8 +195,7 @@ def _check_out(out: Path) -> None:
 def _looked_at(args: argparse.Namespace, document: Mapping[str, Any], run: Run) -> _LookedAt:
     """The pictures of the splits that were named, or else those that the run was validated on, found as it found them."""
     from hashret.data.sources import open_source
-    from hashret.training.options import TrainingOptions
-    from hashret.training.options import learns_from
+    from hashret.training.options import TrainingOptions, learns_from
     from hashret.training.splits import split_for_training
 
     source = document["source"] or {}

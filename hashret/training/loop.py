@@ -32,7 +32,7 @@ from hashret.training.options import OF_PAIRS, TrainingOptions
 from hashret.training.processes import Processes
 from hashret.training.runs import Run
 from hashret.training.splits import TrainingSplit, split_for_training
-from hashret.training.targets import Targets, targets_of
+from hashret.training.targets import Targets, labels_of, targets_of
 from hashret.training.updates import Updater
 from hashret.training.validation import Validation, validate
 
@@ -128,8 +128,14 @@ class _Loop:
         self.objective = build_objective(
             options, n_classes=len(targets.names), feature_size=hasher.network.feature_size, task=split.task
         )
-        self.validation_loader = PictureLoader(split.validation, hasher.preprocess.pixels, workers=options.workers)
-        self.validation_labels_N = split.validation.class_ids()[0]
+        # Where each picture is a class of its own, two changed views of it are what belongs together.
+        self.alone = options.learns_from == "pictures"
+        self.validation_loader = PictureLoader(
+            split.validation,
+            augmentation(options.augment, hasher.preprocess) if self.alone else hasher.preprocess.pixels,
+            workers=options.workers,
+        )
+        self.validation_labels = labels_of(split.validation, options)[0]
         self.loader = PictureLoader(
             split.train,
             augmentation(options.augment, hasher.preprocess),
@@ -247,7 +253,8 @@ class _Loop:
 
     def validated(self) -> Validation:
         """How good the model is now."""
-        return validate(self.update.kept, self.validation_loader, self.validation_labels_N)
+        views, seed = (2, self.options.seed) if self.alone else (1, None)
+        return validate(self.update.kept, self.validation_loader, self.validation_labels, views=views, seed=seed)
 
     def save_model(self, validation: Validation, *, epoch: int | None = None) -> None:
         """Make the present model that of the run, or of one of its epochs."""

@@ -137,7 +137,7 @@ def test_what_is_printed(hashret: Callable, tiny_run: Path, domain: Path, tmp_pa
     assert lines[0] == "창고: 60 pictures, codes of 16 bits" and lines[2].split() == ["before", "after"]
     table = {line[:40].strip(): line[40:].split() for line in lines[3:8]}
     assert table["share of ones, mean distance from 50 %"][2:] == ["0.0", "%"] and table["dead bits"][1] == "0"
-    assert re.search(r"hit@1: 60 labelled pictures among all others, .*cutoff:1", out)
+    assert re.search(r"hit@1: 60 labelled pictures among all others of 창고, .*cutoff:1", out)
     assert re.search(r"\n\d+\.\d of 16 bits of a code changed, on average\n", out)
     assert lines[-1] == (
         f"{tmp_path / 'm'}: the model with these thresholds; indexes of {tiny_run} have to be built again with it (hashret index)"

@@ -240,6 +240,8 @@ def test_only_the_model_that_made_it(
     assert said(sync("--model", tiny_run)) == {"unchanged": 24}
     status, _, err = hashret("index", "--sync", "--data", "set", "--out", "none.index", *CPU)
     assert status == 2 and "there is no index none.index that says which model made it; name one with --model" in err
+    status, _, err = hashret(*words[:-5], "none.index", "--model", tiny_run, "--feature-dtype", "int8", *CPU)
+    assert status == 2 and "--feature-dtype is for float features" in err
     status, _, err = hashret("index", "--data", "set", "--out", "none.index", *CPU)
     assert status == 2 and "--model is missing" in err
 

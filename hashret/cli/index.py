@@ -50,13 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         choices=METRICS,
-        help="hold codes (hamming), float features (cosine) or both (default: hamming; with --append: as the index)",
+        help="hold codes (hamming), float features (cosine) or both (default: hamming; with --append and --sync: as the index)",
     )
     parser.add_argument(
         "--feature-dtype",
         choices=FEATURE_DTYPES,
         help="how float features are kept: float16 takes half of float32, int8 a quarter; search is exact for what is kept "
-        "(default: float32; with --append: as the index)",
+        "(default: float32; with --append and --sync: as the index)",
     )
     add_compute_arguments(parser)
     add_json_argument(parser)

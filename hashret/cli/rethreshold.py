@@ -183,7 +183,9 @@ def _print(document: dict[str, Any]) -> None:
     print(f"{document['data']}: {counted(document['pictures'], 'picture')}, codes of {document['code_size']} bits\n")
     print(text_table(["", "before", "after"], rows))
     if hits:
-        print(f"\nhit@1: {counted(hits['queries'], 'labelled picture')} among all others, {hits['signature']}")
+        print(
+            f"\nhit@1: {counted(hits['queries'], 'labelled picture')} among all others of {document['data']}, {hits['signature']}"
+        )
     print(f"\n{document['bits_changed_mean']:.1f} of {document['code_size']} bits of a code changed, on average")
     if document["fingerprint_before"] == document["fingerprint_after"]:
         print(f"{document['out']}: the same thresholds as before")

@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.model is None and not _there(args.out):
         raise UsageError(f"there is no index {args.out} that says which model made it; name one with --model")
+    if args.feature_dtype is not None and args.metric in (None, "hamming") and not _there(args.out):
+        raise UsageError("--feature-dtype is for float features; add --metric cosine or both")
     table = open_data(args)
     if args.dry_run:
         return _say_what_would_be(args, table)

@@ -215,9 +215,10 @@ def test_both_metrics_and_their_dtype_are_the_index_own(
     features = encode_table(
         Hasher.from_pretrained(tiny_run, device="cpu"), table, what=["features"], workers=0
     ).features
-    similarities, found = CosineIndex.load("both.index").search(features, 1)
-    own = store.find(table.ids)
-    assert (similarities > 0.99).all() and (found[:, 0] == own).mean() > 0.8, "two are the same picture"
+    # Features of 8 bits hardly tell pictures of one colour apart: a picture's own need not come first, but as near as that.
+    similarities, found = CosineIndex.load("both.index").search(features, len(table))
+    own = similarities[found == store.find(table.ids)[:, None]]
+    assert own.shape == (len(table),) and (own > similarities[:, 0] - 5e-3).all()
     for flags, message in (
         (["--metric", "hamming"], "both.index holds hamming and cosine; leave --metric out"),
         (["--feature-dtype", "float16"], "both.index keeps features as int8; leave --feature-dtype out"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hashret.data.table import PictureTable
 
 # Where a run is computed may change between its parts; what is computed may not.
-_MAY_CHANGE = ("device", "workers")
+_MAY_CHANGE = ("device", "workers", "cache")
 
 EXAMPLE = """\
 Example:  hashret train --data cars/ --exp-name cars64 --code-size 64
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="RUN",
-        help="continue this run with its own settings (only --device, --workers may be given anew)",
+        help="continue this run with its own settings (only --device, --workers and --cache may be given anew)",
     )
     run.add_argument(
         "--keep-epochs", action="store_true", default=None, help="keep the model of every epoch; RUN@3 names the third"
@@ -125,7 +125,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--augment",
         choices=settings.AUGMENTATIONS,
-        help=f"random changes to training pictures (default: {default.augment})",
+        help="random changes to training pictures: crops, mirroring, colours; shifted: moved and mirrored, for small pictures; "
+        f"auto: by the number of pictures, the fewer the stronger (default: {default.augment})",
     )
     fit.add_argument(
         "--validation",
@@ -146,6 +147,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--device", help=f"auto, cpu, cuda, cuda:1, mps (default: {default.device})")
     fit.add_argument(
         "--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)"
+    )
+    fit.add_argument(
+        "--cache",
+        choices=settings.CACHES,
+        help="keep pictures decoded and resized in the user's cache folder, for faster epochs, the same bytes; auto: where that "
+        f"takes at most half of the memory and of the free disk (default: {default.cache})",
     )
     add_json_argument(parser)
 

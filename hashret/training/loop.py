@@ -19,20 +19,20 @@ import torchvision
 from tqdm import tqdm
 
 from hashret import __version__
-from hashret.data.loading import PictureLoader
 from hashret.data.samplers import PKSampler
 from hashret.data.table import PictureTable
 from hashret.errors import TrainingError
 from hashret.model.device import pick_device
 from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
-from hashret.training.augmentation import augmentation
+from hashret.training.augmentation import choose_preset, typical_side
 from hashret.training.diagnosis import diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
 from hashret.training.monitors import Monitors
 from hashret.training.objectives import build_objective
 from hashret.training.objectives.triplet import BIT, auto_margin
 from hashret.training.options import TrainingOptions
+from hashret.training.pictures import Loaders, Pace, open_loaders, trainable
 from hashret.training.runs import Run
 from hashret.training.splits import TrainingSplit, split_for_training
 from hashret.training.updates import Updater
@@ -87,12 +87,21 @@ def train(
     if options.classes_per_batch == "auto":
         options = replace(options, classes_per_batch=min(MOST_CLASSES_PER_BATCH, len(class_names)))
     _check_batch(options, len(class_names), len(labels_N))
+    side = typical_side(trainable(table), options.resize)
+    preset, why = choose_preset(options.augment, split.train, options.image_size, side)
+    options = replace(options, augment=preset)
     device = pick_device(options.device)
     with _reproducible(options.seed, device), _memory_advice(options), noticing_interrupts() as interrupt:
         hasher = _build_hasher(options, split)
-        loop = _Loop(run, options, split, hasher, labels_N, device)
+        loaders = open_loaders(
+            table, split, options, hasher.preprocess, side=side, device=device, stopped=lambda: interrupt.requested
+        )
+        loop = _Loop(run, options, split, hasher, loaders, labels_N, device)
         if resume:
             loop.restore(run.load_state(device))
+        _log.info(
+            "augmentation: %s (%s); pictures to train on come from %s", preset, why, loaders.read_from["training"]
+        )
         _describe(loop, split, table, source)
         try:
             if not resume:
@@ -114,6 +123,7 @@ class _Loop:
         options: TrainingOptions,
         split: TrainingSplit,
         hasher: Hasher,
+        loaders: Loaders,
         labels_N: np.ndarray[Any, np.dtype[np.int64]],
         device: torch.device,
     ) -> None:
@@ -131,23 +141,18 @@ class _Loop:
             pictures_per_class=options.pictures_per_class,
             seed=options.seed,
         )
-        self.validation_loader = PictureLoader(split.validation, hasher.preprocess.pixels, workers=options.workers)
+        self.loaders = loaders
         self.validation_labels_N = split.validation.class_ids()[0]
-        self.loader = PictureLoader(
-            split.train,
-            augmentation(options.augment, hasher.preprocess),
-            workers=options.workers,
-            pin_memory=device.type == "cuda",
-        )
         self.update = Updater(hasher, build_objective(options, self.margin), options, device, len(self.sampler))
         self.monitors = Monitors()
+        self.pace = Pace()
         self.progress = _Progress()
 
     def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
         """Train to the last epoch, an early stop or an interruption."""
         # What a killed run drew after its state was saved is drawn again.
         scalars = tensorboardX.SummaryWriter(str(self.run.folder), purge_step=self.steps() + 1)
-        with self.loader, self.validation_loader, scalars as writer:
+        with self.loaders.training, self.loaders.validation, scalars as writer:
             while (status := self.standing()) == "running":
                 started = time.perf_counter()
                 finished = self.run_epoch(interrupt, writer)
@@ -181,7 +186,9 @@ class _Loop:
         progress, options = self.progress, self.options
         batches = list(self.sampler.epoch(progress.epoch))[progress.batch :]
         bar = tqdm(
-            self.loader.batches(batches, seed=[options.seed, progress.epoch], skip=progress.batch),
+            self.pace.timed(
+                self.loaders.training.batches(batches, seed=[options.seed, progress.epoch], skip=progress.batch)
+            ),
             total=len(self.sampler),
             initial=progress.batch,
             desc=f"epoch {progress.epoch + 1}/{options.epochs}",
@@ -208,14 +215,16 @@ class _Loop:
         """Validate, log, keep the model if it is the best so far, and save the state."""
         started = time.perf_counter()
         progress = self.progress
-        validation = validate(self.hasher, self.validation_loader, self.validation_labels_N)
+        validation = validate(self.hasher, self.loaders.validation, self.validation_labels_N)
         progress.epoch += 1
         means = self.monitors.end_epoch()
+        pace = self.pace.end_epoch()
         progress.batch = 0
         progress.seconds += time.perf_counter() - started
         for name, value in validation.as_dict().items():
             writer.add_scalar(f"validation/{name}", value, self.steps())
-        writer.add_scalar("train/lr", self.update.lr, self.steps())
+        for name, value in {"lr": self.update.lr, **pace}.items():
+            writer.add_scalar(f"train/{name}", value, self.steps())
         if validation.map > progress.best_map:
             progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, validation.map, validation.hit1
             self.save_model(self.run.folder, validation)
@@ -225,13 +234,15 @@ class _Loop:
             {
                 "epoch": progress.epoch,
                 "seconds": round(progress.seconds, 2),
+                **{name: round(value, 4) for name, value in pace.items()},
                 "lr": self.update.lr,
                 **means,
                 **{f"val_{name}": value for name, value in validation.as_dict().items()},
             }
         )
         _log.info(
-            "epoch %d/%d: loss %.3f, active %.1f %%, imbalance %.3f, validation mAP %.4f, hit@1 %.4f, dead bits %d, %.0f s%s",
+            "epoch %d/%d: loss %.3f, active %.1f %%, imbalance %.3f, validation mAP %.4f, hit@1 %.4f, dead bits %d, "
+            "%.0f images/s, waiting %.1f %%, %.0f s%s",
             progress.epoch,
             self.options.epochs,
             means.get("loss", 0.0),
@@ -240,6 +251,8 @@ class _Loop:
             validation.map,
             validation.hit1,
             validation.dead_bits,
+            pace["images/s"],
+            100 * pace["waiting"],
             progress.seconds,
             " (best so far)" if progress.best_epoch == progress.epoch else "",
         )
@@ -258,6 +271,7 @@ class _Loop:
             {
                 "update": self.update.state_dict(),
                 "monitors": self.monitors.state_dict(),
+                "pace": asdict(self.pace),
                 "random": torch.get_rng_state(),
                 "progress": asdict(self.progress),
                 "pictures": _digest(self.split),
@@ -273,6 +287,7 @@ class _Loop:
             )
         self.update.load_state_dict(state["update"])
         self.monitors.load_state_dict(state["monitors"])
+        self.pace = Pace(**state["pace"])
         torch.set_rng_state(state["random"].cpu())
         self.progress = _Progress(**state["progress"])
         self.run.cut_log(self.progress.epoch)
@@ -325,6 +340,7 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Ma
             "data": table.name,
             "source": None if source is None else dict(source),
             "options": loop.options.as_dict(),
+            "read_from": loop.loaders.read_from,
             "task": split.task,
             "margin": loop.margin,
             "validation": split.how,

@@ -14,11 +14,12 @@ from hashret.errors import TrainingError, UsageError
 
 MINING_RULES = ("batch-all", "semi-hard")
 OPTIMIZERS = ("adamw", "adam", "sgd")
-AUGMENTATIONS = ("none", "light", "standard", "strong")
+AUGMENTATIONS = ("auto", "none", "light", "standard", "strong", "shifted")
 ACTIVATIONS = ("tanh", "sigmoid")
 TASKS = ("auto", "closed", "unseen")
 RESIZES = ("squash", "crop", "pad")
 AMP = ("auto", "on", "off")
+CACHES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TrainingOptions:
     head_lr_factor: float = 3.0
     weight_decay: float = 1e-4
     warmup: float = 1.0
-    augment: str = "standard"
+    augment: str = "auto"
     task: str = "auto"
     validation: float = 0.15
     patience: int = 0
@@ -52,6 +53,7 @@ class TrainingOptions:
     amp: str = "auto"
     device: str = "auto"
     workers: int | None = None
+    cache: str = "auto"
 
     def __post_init__(self) -> None:
         if not 1 <= self.code_size <= 1024:
@@ -66,6 +68,7 @@ class TrainingOptions:
             ("--task", self.task, TASKS),
             ("--resize", self.resize, RESIZES),
             ("--amp", self.amp, AMP),
+            ("--cache", self.cache, CACHES),
         ):
             if name not in allowed:
                 raise UsageError(f"{flag} is {name!r}; choose one of {', '.join(allowed)}")

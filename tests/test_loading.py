@@ -185,7 +185,7 @@ def test_default_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(1)
     assert default_workers() == default_workers(10**6) == 0
     cores(4)
-    assert (default_workers(), default_workers(255), default_workers(256)) == (4, 0, 4)
+    assert (default_workers(), default_workers(999), default_workers(1000)) == (4, 0, 4)
     cores(96)
     assert default_workers() == 16
     monkeypatch.delattr(os, "sched_getaffinity")

@@ -24,6 +24,7 @@ from hashret.errors import TrainingError, UsageError
 from hashret.model.hasher import Hasher
 from hashret.training import loop
 from hashret.training.options import TrainingOptions
+from hashret.training.pictures import Pace
 from hashret.training.runs import Run, create_run, find_runs
 from hashret.training.splits import split_for_training
 
@@ -418,6 +419,29 @@ def test_auto_is_resolved_said_and_stored(closed_set: Path, tmp_path: Path, capl
     assert f"{line['images/s']:.0f} images/s, waiting {100 * line['waiting']:.1f} %" in caplog.text
     drawn = {value.tag for event in events(run) for value in event.summary.value}
     assert {"train/images/s", "train/waiting"} <= drawn
+
+
+def test_pace_tells_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("hashret.training.pictures.time.perf_counter", lambda: clock[0])
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for _ in range(4):
+            clock[0] += 1
+            yield torch.zeros(6), torch.zeros(6)
+
+    pace = Pace()
+    for _ in pace.timed(batches()):
+        clock[0] += 3
+    assert (pace.pictures, pace.seconds, pace.waited) == (24, 16, 4)
+    assert pace.end_epoch() == {"images/s": 1.5, "waiting": 0.25}
+    assert pace.end_epoch() == {"images/s": 0.0, "waiting": 0.0}
+    # A batch after which the epoch is left counts as well.
+    given_up = pace.timed(batches())
+    next(given_up)
+    clock[0] += 3
+    given_up.close()
+    assert (pace.pictures, pace.seconds, pace.waited) == (6, 4, 1)
 
 
 def test_interrupts_outside_the_main_thread_are_left_alone(closed_set: Path, tmp_path: Path) -> None:

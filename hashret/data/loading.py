@@ -42,8 +42,8 @@ Make = Callable[[Image.Image], "torch.Tensor | npt.NDArray[Any]"]
 Augment = Callable[["npt.NDArray[Any]", random.Random], "npt.NDArray[Any]"]
 """From what was made to an array that is changed at random, with all randomness from the generator."""
 
-SMALL_JOB = 256
-"""Jobs of fewer pictures are done in this process by default: starting workers takes longer."""
+SMALL_JOB = 1000
+"""Jobs of fewer pictures are done in this process by default: workers need seconds to load torch."""
 MAX_DEFAULT_WORKERS = 16
 AHEAD = 2
 """Batches that a worker, or the thread, makes ahead of the one in use."""

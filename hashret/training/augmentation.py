@@ -52,7 +52,6 @@ class _Changes(NamedTuple):
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
-    hue: float = 0.0
     grey: float = 0.0
     erased: float = 0.0
 
@@ -60,7 +59,7 @@ class _Changes(NamedTuple):
 _CHANGES = {
     "light": _Changes(area=0.7),
     "standard": _Changes(area=0.4, brightness=0.2, contrast=0.2),
-    "strong": _Changes(area=0.2, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, grey=0.1, erased=0.25),
+    "strong": _Changes(area=0.2, brightness=0.4, contrast=0.4, saturation=0.4, grey=0.1, erased=0.25),
 }
 
 
@@ -91,7 +90,7 @@ class Augmentation:
 
     - `light`: crops of at least 70 % of the area, mirrored half of the time;
     - `standard`: crops of at least 40 %, mirrored, brightness and contrast ±20 %;
-    - `strong`: crops of at least 20 %, mirrored, colours ±40 %, sometimes grey, sometimes a part erased;
+    - `strong`: crops of at least 20 %, mirrored, brightness, contrast, saturation ±40 %, sometimes grey or partly erased;
     - `shifted`: moved by up to an eighth, black at the border, mirrored; for small pictures, which crops would blur (4 px of 32:
       He et al., Deep Residual Learning, 2016, section 4.2). Its canvas is the network's input.
     """
@@ -205,8 +204,6 @@ def _coloured(picture: Image.Image, changes: _Changes, draw: random.Random) -> I
         picture = v2.adjust_contrast(picture, _near_one(changes.contrast, draw))
     if changes.saturation:
         picture = v2.adjust_saturation(picture, _near_one(changes.saturation, draw))
-    if changes.hue:
-        picture = v2.adjust_hue(picture, draw.uniform(-changes.hue, changes.hue))
     if draw.random() < changes.grey:
         picture = v2.rgb_to_grayscale(picture, num_output_channels=3)
     return picture

@@ -65,10 +65,9 @@ def open_loaders(
             stopped=stopped,
         )
 
-    def loader(pictures: PictureTable, make: Make, cache: PictureCache | None, **more: object) -> PictureLoader:
-        # What little is left to do to a picture out of a cache is soonest done here, unless a GPU asks for thousands a second.
-        workers = 0 if options.workers is None and cache is not None and device.type == "cpu" else options.workers
-        return PictureLoader(pictures, make, cache=cache, workers=workers, **more)  # type: ignore[arg-type]
+    def workers(cache: PictureCache | None) -> int | None:
+        # What is left to do to a picture out of a cache is soon done by a thread here; only a GPU asks for thousands a second.
+        return 0 if options.workers is None and cache is not None and device.type == "cpu" else options.workers
 
     to_train = cached(may_train, make, shape)
     if to_train is not None:
@@ -76,13 +75,21 @@ def open_loaders(
         to_train = to_train.select([row_of[picture] for picture in split.train.ids])
     to_validate = cached(split.validation, preprocess.pixels, (3, preprocess.image_size, preprocess.image_size))
     return Loaders(
-        loader(split.train, make, to_train, augment=augment, pin_memory=device.type == "cuda"),
-        loader(split.validation, preprocess.pixels, to_validate),
-        {
-            "training": "files" if to_train is None else "cache",
-            "validation": "files" if to_validate is None else "cache",
-        },
+        PictureLoader(
+            split.train,
+            make,
+            augment=augment,
+            cache=to_train,
+            workers=workers(to_train),
+            pin_memory=device.type == "cuda",
+        ),
+        PictureLoader(split.validation, preprocess.pixels, cache=to_validate, workers=workers(to_validate)),
+        {"training": _from(to_train), "validation": _from(to_validate)},
     )
+
+
+def _from(cache: PictureCache | None) -> str:
+    return "files" if cache is None else "cache"
 
 
 @dataclass

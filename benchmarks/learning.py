@@ -1,0 +1,268 @@
+"""How good are the codes that each recipe learns, beside the float features and the plain way?
+
+What to expect. A float-trained network is what codes of it can hardly beat. Codes lose what their bits have no room for; two-stage
+search gives most of that back. What a step of the default recipe is worth shows when it is the only thing that changes.
+
+How it is measured: every row is one training by the command shown, on the same pictures, with the same number of
+epochs; the epoch is chosen by validation mAP of held-out training classes, never on the test classes; `hashret evaluate` scores the test
+pictures. A training that was interrupted goes on where it was; one that is done is not repeated. Rows that were not run say so.
+
+Run: python benchmarks/learning.py --cars cars.csv --weights mobilenet_v2.safetensors [--only WORDS] [--runs FOLDER]
+     python benchmarks/learning.py --markdown docs/results.md     (writes the page from what was run)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+from recipes import LENGTHS, STUDIES, Recipe, Study
+
+HERE = Path(__file__).parent
+PACKAGES = ("hashret", "torch", "torchvision", "numpy")
+SECTIONS = {
+    "steps": "The default recipe, step by step",
+    "objectives": "Objectives under one budget",
+    "lengths": "Code sizes, three seeds",
+    "best": "As high as it gets in two hours of this processor",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train and score what is asked for and not there; write the page. 1 when a training failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for study in STUDIES:
+        parser.add_argument(f"--{study.name}", metavar="TABLE", help=f"pictures of: {study.title}")
+    parser.add_argument("--weights", metavar="FILE", help="where backbones start that do not start from scratch")
+    parser.add_argument("--runs", type=Path, default=Path("learning"), metavar="FOLDER", help="where runs lie")
+    parser.add_argument("--only", metavar="WORDS", help="only rows whose section, name or folder contains this")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args(arguments)
+    failed = 0
+    for study in STUDIES:
+        data = getattr(options, study.name)
+        if data is not None:
+            failed += not run_study(study, data, options)
+    document = {
+        "question": (__doc__ or "").splitlines()[0],
+        "machine": machine.describe(PACKAGES),
+        "studies": [gathered(study, options.runs) for study in STUDIES],
+    }
+    text = as_markdown(document)
+    if options.markdown:
+        options.markdown.write_text(text, "utf-8")
+    print(json.dumps(document, indent=1) if options.json else text)
+    return 1 if failed else 0
+
+
+def run_study(study: Study, data: str, options: argparse.Namespace) -> bool:
+    """Run the rows of a study that are asked for; whether all went well."""
+    well = True
+    if study.frozen and (options.only or "frozen") in "frozen" and options.weights:
+        well = frozen(study, data, options)
+    for recipe in {recipe.folder: recipe for recipe in study.recipes}.values():
+        if any((options.only or "") in words for words in (recipe.section, recipe.name, recipe.folder)):
+            well = run_recipe(study, recipe, data, options) and well
+    return well
+
+
+def run_recipe(study: Study, recipe: Recipe, data: str, options: argparse.Namespace) -> bool:
+    """Train and score one row, or what is missing of it."""
+    folder = options.runs / study.name / recipe.folder
+    scores = folder / "scores.json"
+    if scores.exists():
+        return True
+    print(f"{study.name}: {recipe.name}, {recipe.bits} bits, seed {recipe.seed}", file=sys.stderr)
+    if not (folder / "model.safetensors").exists() or _status(folder) in ("running", "interrupted"):
+        command = [*shlex.split(command_of(study, recipe)), *_where(recipe, data, options, folder)]
+        if (folder / "run.json").exists():
+            command = ["hashret", "train", "--resume", str(folder)]
+        if not _run(command):
+            return False
+    return _run(
+        shlex.split(f"hashret evaluate --model {folder} --data {data} {study.evaluate} --out {scores}"), quietly=True
+    )
+
+
+def command_of(study: Study, recipe: Recipe) -> str:
+    """The command of a row, but for where pictures, weights and runs lie."""
+    program = "python benchmarks/plain_loop.py" if recipe.program == "plain" else "hashret train"
+    words = [program, study.shared, f"--code-size {recipe.bits}", recipe.flags]
+    return " ".join([*filter(None, words), *([f"--seed {recipe.seed}"] if recipe.seed else [])])
+
+
+def _where(recipe: Recipe, data: str, options: argparse.Namespace, folder: Path) -> list[str]:
+    weights = ["--weights", options.weights] if options.weights else []
+    if recipe.program == "plain":
+        return ["--data", data, *weights, "--out", str(folder)]
+    return ["--data", data, *weights, "--runs", str(folder.parent), "--exp-name", folder.name]
+
+
+def _run(command: list[str], *, quietly: bool = False) -> bool:
+    """Whether a command went well; hashret is the one of this Python."""
+    first = [sys.executable, "-m", "hashret"] if command[0] == "hashret" else [sys.executable]
+    done = subprocess.run([*first, *command[1:]], stdout=subprocess.DEVNULL if quietly else sys.stderr, check=False)
+    return done.returncode == 0
+
+
+def _status(folder: Path) -> str | None:
+    run = folder / "run.json"
+    return json.loads(run.read_text("utf-8"))["status"] if run.exists() else None
+
+
+def frozen(study: Study, data: str, options: argparse.Namespace) -> bool:
+    """Score the weights as they are, in a process of its own."""
+    out = options.runs / study.name / "frozen.json"
+    if out.exists():
+        return True
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{study.name}: frozen features", file=sys.stderr)
+    words = f"python {HERE / 'frozen.py'} {study.shared} --data {data} --weights {options.weights} --out {out}"
+    return _run(shlex.split(words))
+
+
+# ---- what was run ---------------------------------------------------------------------------------------------------
+
+
+def gathered(study: Study, runs: Path) -> dict[str, Any]:
+    """A study's rows with what is there of them."""
+    rows = [{**vars(recipe), **_outcome(study, recipe, runs)} for recipe in study.recipes]
+    still = runs / study.name / "frozen.json"
+    return {
+        "name": study.name,
+        "title": study.title,
+        "rule": study.rule,
+        "frozen": json.loads(still.read_text("utf-8"))["results"] if still.exists() else None,
+        "rows": rows,
+    }
+
+
+def _outcome(study: Study, recipe: Recipe, runs: Path) -> dict[str, Any]:
+    folder = runs / study.name / recipe.folder
+    command = command_of(study, recipe)
+    if not (folder / "scores.json").exists():
+        return {"command": command, "results": None}
+    scores = json.loads((folder / "scores.json").read_text("utf-8"))
+    outcome = {"command": command, "results": {kind(result["name"]): result for result in scores["results"]}}
+    if (folder / "run.json").exists():
+        run = json.loads((folder / "run.json").read_text("utf-8"))
+        outcome |= {
+            "seconds": run["seconds"],
+            "device": run["device"],
+            "versions": run["versions"],
+            "validation": {name: run["result"][name] for name in ("best_epoch", "best_map", "best_hit1")},
+        }
+    return outcome
+
+
+def kind(name: str) -> str:
+    """What a result of `hashret evaluate` is, without numbers: hash, float, two-stage, activations, first N bits."""
+    if name.startswith("first "):
+        return name
+    return "activations" if name.endswith("activations") else name.partition(",")[0]
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def as_markdown(document: dict[str, Any]) -> str:
+    """The page."""
+    at = document["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
+    lines = [
+        "# Results of learning",
+        "",
+        f"{document['question']} Written by `python benchmarks/learning.py`, which also names the files it needs; every row is the "
+        f"training by the command shown. Page written on: {at['cpu']}, {at['cores']} cores; {versions}.",
+        "",
+        "hit@1 and mAP@all are exact under ties; ± is half of the 95 % interval over queries. *activations*: the float numbers whose "
+        "signs are the code, by cosine. *features*: pooled, by cosine. *two-stage*: the 100 nearest codes ranked by features.",
+        "",
+    ]
+    for study in document["studies"]:
+        lines += [f"## {study['title']}", "", study["rule"], ""]
+        if study["frozen"]:
+            lines += ["### Features that were not trained", "", "| | hit@1 | mAP@all |", "|---|---|---|"]
+            lines += [f"| {result['name']} | {_hit(result)} | {_map(result)} |" for result in study["frozen"]]
+            lines += [""]
+        for section, title in SECTIONS.items():
+            rows = [row for row in study["rows"] if row["section"] == section]
+            if rows:
+                lines += [f"### {title}", "", *(_by_length(rows) if section == LENGTHS else _one_by_one(rows)), ""]
+    return "\n".join(lines)
+
+
+def _one_by_one(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| recipe | codes: hit@1 | mAP | activations: hit@1 | features: hit@1 | mAP | two-stage: hit@1 | mAP | validation mAP (epoch) | minutes |",
+        "|" + "---|" * 10,
+    ]
+    for row in rows:
+        cells = [row["name"]]
+        if (results := row["results"]) is None:
+            lines.append(f"| {row['name']} | not run: `{row['command']}` |" + " |" * 8)
+            continue
+        cells += [_hit(results["hash"]), _map(results["hash"]), f"{_score(results.get('activations'), 'hit@1')}"]
+        cells += [_hit(results["float"]), _map(results["float"])]
+        cells += [_hit(results.get("two-stage")), _map(results.get("two-stage"))]
+        chosen = row.get("validation")
+        cells.append(f"{chosen['best_map']:.3f} ({chosen['best_epoch']})" if chosen else "last epoch")
+        cells.append(f"{row['seconds'] / 60:.0f}" if "seconds" in row else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    run = [row for row in rows if row["results"] is not None]
+    return [*lines, "", *(f"- {row['name']}: `{row['command']}`" for row in run)]
+
+
+def _by_length(rows: list[dict[str, Any]]) -> list[str]:
+    """Means over seeds, and the lowest and the highest."""
+    lines = ["| recipe | bits | seeds | codes: hit@1 | mAP | two-stage: hit@1 | features: hit@1 |", "|" + "---|" * 7]
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["name"], row["bits"]), []).append(row)
+    for (name, bits), several in groups.items():
+        found = [row["results"] for row in several if row["results"] is not None]
+        if not found:
+            lines.append(f"| {name} | {bits} | 0 of {len(several)} | not run: `{several[0]['command']}` |" + " |" * 3)
+            continue
+        inner = [each for each in found[0] if each.startswith("first ")]
+        for what in [*inner, "hash"]:
+            length = bits if what == "hash" else int(what.split()[1])
+            cells = [_spread(found, what, "hit@1"), _spread(found, what, "map@all")]
+            cells += [_spread(found, "two-stage", "hit@1"), _spread(found, "float", "hit@1")] if what == "hash" else ["", ""]
+            label = name if what == "hash" else f"{name}, first {length} of {bits}"
+            lines.append(f"| {label} | {length} | {len(found)} of {len(several)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _spread(found: list[dict[str, Any]], what: str, name: str) -> str:
+    values = [results[what]["scores"][name]["expected"] for results in found if what in results]
+    if not values:
+        return ""
+    return f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
+
+
+def _hit(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return ""
+    low, high = result["hit@1_interval_95"]
+    return f"{_score(result, 'hit@1')} ±{(high - low) / 2:.3f}"
+
+
+def _map(result: dict[str, Any] | None) -> str:
+    return _score(result, "map@all")
+
+
+def _score(result: dict[str, Any] | None, name: str) -> str:
+    return "" if result is None else f"{result['scores'][name]['expected']:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What is trained to be compared: studies, and the recipes of each, as flags of `hashret train`.
+
+The default recipe is what remains when all its steps are taken; it and the order of the steps were chosen on validation
+classes. Every row of a study has the same pictures, input size, epochs and weights to start from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STEPS, OBJECTIVES, LENGTHS, BEST = "steps", "objectives", "lengths", "best"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training: the name of its row, and the flags that are its own.
+
+    program: "train" is `hashret train`; "plain" is benchmarks/plain_loop.py.
+    """
+
+    section: str
+    name: str
+    flags: str = ""
+    bits: int = 64
+    seed: int = 0
+    program: str = "train"
+
+    @property
+    def folder(self) -> str:
+        """A name for its run, of letters that need no quoting; the same for recipes that differ in the section only."""
+        words = "".join(letter if letter.isalnum() else " " for letter in self.name.lower()).split()
+        return f"{'-'.join(words)}_{self.bits}_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Recipes on one set of pictures: `shared` flags that all have, `rule` what is scored."""
+
+    name: str
+    title: str
+    rule: str
+    shared: str
+    evaluate: str
+    recipes: tuple[Recipe, ...]
+    frozen: bool = False
+    """Whether the untrained weights are scored too, as they are and through codes that were fitted to them."""
+
+
+FIRST = "--objective triplet --margin 8 --pictures-per-class 8 --mining batch-all"
+DEFAULT = ""
+"""Nothing: the default recipe is what `hashret train` does when it is told nothing."""
+
+
+def _cars() -> tuple[Recipe, ...]:
+    finalists = {
+        "default": DEFAULT,
+        "cosine, classifier beside": "--objective cosine --classify 1",
+        "nested": "--nested",
+    }
+    lengths = tuple(
+        Recipe(LENGTHS, name, flags, bits, seed)
+        for name, flags in finalists.items()
+        for bits in (16, 32, 64, 128)
+        for seed in (0, 1, 2)
+        if not (name == "nested" and bits != 128)
+    )
+    return (
+        Recipe(STEPS, "plain loop, margin 8", program="plain"),
+        Recipe(STEPS, "hashret's head and batches, margin 8", FIRST),
+        Recipe(STEPS, "default"),
+        Recipe(OBJECTIVES, "classification", "--objective classification"),
+        Recipe(OBJECTIVES, "default"),
+        Recipe(OBJECTIVES, "triplet, semi-hard", "--mining semi-hard"),
+        Recipe(OBJECTIVES, "triplet, hard", "--mining hard"),
+        Recipe(OBJECTIVES, "triplet, softplus", "--hinge softplus"),
+        Recipe(OBJECTIVES, "cosine", "--objective cosine"),
+        Recipe(OBJECTIVES, "cosine, classifier beside", "--objective cosine --classify 1"),
+        Recipe(OBJECTIVES, "central", "--objective central"),
+        Recipe(OBJECTIVES, "dtsh", "--objective dtsh"),
+        Recipe(OBJECTIVES, "self", "--objective self"),
+        *lengths,
+    )
+
+
+STUDIES = (
+    Study(
+        "cars",
+        "Stanford Cars, unseen classes",
+        "8,144 pictures of the train split of Krause et al. 2013, cropped and squashed to 96×96. Trained on classes 001-098, of which "
+        "15 are held out to choose the epoch; each of the 4,092 pictures of classes 099-196 queries all the others.",
+        "--backbone mobilenet_v2 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --image-size 96 --epochs 12",
+        "--split test --two-stage 100 --logits",
+        _cars(),
+        frozen=True,
+    ),
+)

@@ -142,21 +142,18 @@ def recalls(vectors: np.ndarray, bits: int, within: int = 10) -> dict[str, float
 
 @pytest.mark.parametrize("bits", [16, 32])
 def test_itq_keeps_more_neighbours_than_pca_and_that_more_than_chance(bits: int) -> None:
-    found = recalls(clustered(1500), bits)
-    assert found["itq"] > found["pca"] + 0.03
-    assert found["itq"] > found["lsh"] + 0.03
-    assert found["pca"] > found["lsh"] - 0.02
-    assert found["itq"] > 0.2
+    found = recalls(clustered(1500, clusters=100), bits)
+    assert found["itq"] > found["pca"] + 0.04 > found["lsh"] + 0.08
 
 
 def test_more_bits_than_components_keep_more() -> None:
     vectors = clustered(1500, dim=20)
     found = {bits: recalls(vectors, bits) for bits in (16, 64, 256)}
-    assert found[256]["itq"] > found[64]["itq"] + 0.05 > found[16]["itq"] + 0.1
+    assert found[64]["itq"] > found[16]["itq"] + 0.1 and found[256]["itq"] > found[64]["itq"] + 0.1
+    assert found[256]["itq"] > found[256]["lsh"] - 0.01
     assert math.isclose(found[256]["pca"], found[64]["pca"]), "there are 20 principal components"
-    assert found[256]["itq"] > found[256]["lsh"] - 0.02
     few = recalls(clustered(60, dim=512), 256)
-    assert few["itq"] > 0.6 and few["itq"] > few["pca"]
+    assert few["itq"] > 0.45 and few["itq"] > few["pca"] + 0.1
 
 
 @pytest.mark.parametrize("bits", [1, 7, 64, 256, 1024])
@@ -380,14 +377,26 @@ def _edited(**changes: Any) -> Callable[[Path], None]:
     [
         (_edited(format_version=3), "install a newer hashret"),
         (_edited(format_version=1, architecture={"backbone": None}), "cannot be used"),
-        (_edited(architecture={"backbone": None, "feature_size": 8}), "head.directions of shape (12, 9)"),
+        (
+            _edited(architecture={"backbone": None, "feature_size": 8}),
+            "head.mean of shape (9,), but config.json means (8,)",
+        ),
         (_edited(architecture={"backbone": None, "feature_size": -3}), "cannot be used"),
         (_edited(architecture=None), "cannot be used"),
         (_edited(code_size=4096), "1 to 1024"),
         (_edited(code_size=13), "shape"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"garbage"), "damaged"),
     ],
-    ids=str,
+    ids=[
+        "newer",
+        "version 1",
+        "other width",
+        "negative width",
+        "no architecture",
+        "huge code",
+        "other size",
+        "garbage",
+    ],
 )
 def test_a_damaged_projection_is_named(
     damage: Callable[[Path], Any], words: str, projection: Projection, tmp_path: Path

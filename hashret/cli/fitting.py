@@ -111,9 +111,9 @@ def fit_codes(vectors: Embeddings, code_size: int | None, feature_dtype: str) ->
     if reason is not None:
         bits = code_size or min(SIZES)
         (head,) = _fit(principal, ["ITQ"], [bits]).values()
-        (codes,) = codes_of([head], vectors)
+        (made,) = codes_of([head], vectors)
         return Fitted(
-            head, codes, len(vectors), len(principal.components_RD), 0, (), f"ITQ codes of {bits} bits; {reason}"
+            head, made, len(vectors), len(principal.components_RD), 0, (), f"ITQ codes of {bits} bits; {reason}"
         )
     heads = _fit(principal, list(METHODS), sizes)
     codes = dict(zip(heads, codes_of(list(heads.values()), vectors), strict=True))
@@ -146,7 +146,7 @@ def _unmeasurable(n: int, principal: Principal) -> str | None:
 
 def _fit(principal: Principal, methods: Sequence[str], sizes: Sequence[int]) -> dict[tuple[str, int], ProjectionHead]:
     """A head for every method and size; a bar on a terminal where it takes longer than two seconds."""
-    total = sum(posthoc.rotations_of(principal, bits) for bits in sizes) * posthoc.ITERATIONS
+    total = len(sizes) * posthoc.ITERATIONS
     heads = {}
     with tqdm(total=total, desc="fitting codes", unit="turn", disable=None, delay=2, leave=False) as bar:
         for method in methods:

@@ -7,8 +7,9 @@ Features are scaled to length 1 and centred; logits are their products with the 
     pca_sign   principal components as they are
     lsh        random directions, normally distributed (Charikar 2002)
 
-More bits than there are principal components: `itq` takes several rotations of all components, each from another random
-start, so that every bit still splits the pictures; further directions would only hold rounding. `pca_sign` leaves the rest 0.
+More bits than there are principal components (fewer numbers or pictures than bits): further directions would hold nothing but
+rounding, so `itq` goes on with random rotations of the same components, as many as are needed (ITQ from other starts would end
+near what it found before, and repeat bits). `pca_sign` leaves the rest 0.
 Where all features are equal there is nothing to centre or to turn, and `itq` is `lsh` about the origin.
 
 Shape suffixes: N vectors, D numbers of a vector, R principal components, K bits, C components that are turned.
@@ -78,15 +79,11 @@ def itq(principal: Principal, code_size: int, seed: int = 0, report: Report | No
     rng = np.random.default_rng([seed, code_size])
     components = principal.components_RD[:width]
     values = principal.centred_ND @ components.T
-    rotations = [itq_rotation(values, rng, report)[0] for _ in range(rotations_of(principal, code_size))]
+    rotations = [itq_rotation(values, rng, report)[0]]
+    while len(rotations) * width < code_size:
+        rotations.append(random_rotation(width, rng))
     turned = np.concatenate([rotation.T.astype(np.float32) @ components for rotation in rotations])
     return _head(principal.mean_D, turned[:code_size])
-
-
-def rotations_of(principal: Principal, code_size: int) -> int:
-    """How many rotations `itq` fits for codes of this size."""
-    found = len(principal.components_RD)
-    return -(-code_size // found) if found else 0
 
 
 def pca_sign(principal: Principal, code_size: int, seed: int = 0) -> ProjectionHead:

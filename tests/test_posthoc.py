@@ -282,6 +282,7 @@ def projection() -> Projection:
 
 def test_a_projection_comes_back_as_it_was_saved(projection: Projection, tmp_path: Path) -> None:
     vectors = clustered(50, dim=9, seed=1)
+    projection.protocol, projection.scores = {"data": "차"}, {"recall": 0.25}
     folder = projection.save_pretrained(tmp_path / "모델")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     again = Projection.from_pretrained(folder)
@@ -293,6 +294,9 @@ def test_a_projection_comes_back_as_it_was_saved(projection: Projection, tmp_pat
     again.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert sorted(first) == ["config.json", "model.safetensors"]
+    with pytest.raises(ModelError, match="plain JSON"):
+        again.scores = {"recall": math.nan}
+        again.save_pretrained(folder)
     with torch.no_grad():
         again.head.mean[0] += 1e-6
     assert again.fingerprint() != projection.fingerprint()

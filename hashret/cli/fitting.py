@@ -52,6 +52,7 @@ class Fitted:
     head: ProjectionHead
     codes: Codes
     n: int
+    noun: str
     components: int
     queries: int
     measured: tuple[Measured, ...]
@@ -66,16 +67,28 @@ class Fitted:
         """What was measured, as a table, and why these codes were chosen."""
         if not self.measured:
             return [self.why]
-        asked = "every vector" if self.queries == self.n else f"{self.queries:,} of {self.n:,} vectors (seed {SEED})"
+        asked = f"{self.queries:,} of {self.n:,} {self.noun}s (seed {SEED})"
+        if self.queries == self.n:
+            asked = f"all {self.n:,} {self.noun}s"
         rows = [[each.codes, str(each.bits), f"{each.by_code:.3f}", f"{each.two_stage:.3f}"] for each in self.measured]
         return [
-            f"recall of the float top-{TOP}, mean over {asked}, each asking for the others:",
+            f"recall of the float top-{TOP} (the nearest others by cosine of features), mean over {asked}:",
             text_table(["codes", "bits", "by code alone", "two-stage"], rows),
             self.why,
         ]
 
-    def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+    def protocol(self) -> dict[str, Any]:
+        """How the codes came about, for config.json and --json."""
+        return {
+            "codes": next(iter(METHODS)),
+            "fitted_on": min(self.n, posthoc.SAMPLE),
+            "principal_components": self.components,
+            "seed": SEED,
+            "why": self.why,
+        }
+
+    def scores(self) -> dict[str, Any]:
+        """What was measured, for config.json and --json."""
         rows = [
             {
                 "codes": each.codes,
@@ -86,34 +99,24 @@ class Fitted:
             }
             for each in self.measured
         ]
-        return {
-            "codes": next(iter(METHODS)),
-            "code_size": self.code_size,
-            "why": self.why,
-            "fitted_on": min(self.n, posthoc.SAMPLE),
-            "principal_components": self.components,
-            "top": TOP,
-            "rerank": RERANK,
-            "queries": self.queries,
-            "seed": SEED,
-            "recall_of_float_top": rows,
-        }
+        return {"recall_of_float_top": rows, "top": TOP, "rerank": RERANK, "queries": self.queries}
 
 
-def fit_codes(vectors: Embeddings, code_size: int | None, feature_dtype: str) -> Fitted:
+def fit_codes(vectors: Embeddings, code_size: int | None, feature_dtype: str, noun: str) -> Fitted:
     """ITQ codes of the vectors (N, D), N from 1: of `code_size` bits, or of the fewest of SIZES that keep enough.
 
-    feature_dtype: how the index keeps the features that the float neighbours are found by.
+    feature_dtype: how the index keeps the features that the float neighbours are found by. noun: what a vector is of, in
+    sentences.
     """
     sizes = sorted({*SIZES, *([] if code_size is None else [code_size])})
     principal = posthoc.principal_components(vectors, max(sizes), SEED)
-    reason = _unmeasurable(len(vectors), principal)
+    reason = _unmeasurable(counted(len(vectors), noun), len(vectors), principal)
     if reason is not None:
         bits = code_size or min(SIZES)
         (head,) = _fit(principal, ["ITQ"], [bits]).values()
         (made,) = codes_of([head], vectors)
         return Fitted(
-            head, made, len(vectors), len(principal.components_RD), 0, (), f"ITQ codes of {bits} bits; {reason}"
+            head, made, len(vectors), noun, len(principal.components_RD), 0, (), f"ITQ codes of {bits} bits; {reason}"
         )
     heads = _fit(principal, list(METHODS), sizes)
     codes = dict(zip(heads, codes_of(list(heads.values()), vectors), strict=True))
@@ -125,18 +128,19 @@ def fit_codes(vectors: Embeddings, code_size: int | None, feature_dtype: str) ->
         heads["ITQ", bits],
         codes["ITQ", bits],
         len(vectors),
+        noun,
         len(principal.components_RD),
         len(neighbours.queries_Q),
         measured,
-        _why(by_itq[bits], code_size is not None, len(vectors)),
+        _why(by_itq[bits], code_size is not None, len(vectors), counted(len(vectors), noun)),
     )
 
 
-def _unmeasurable(n: int, principal: Principal) -> str | None:
+def _unmeasurable(things: str, n: int, principal: Principal) -> str | None:
     """Why nothing can be measured, None where it can."""
     if n < FEWEST:
         return (
-            f"how well they keep the float neighbours cannot be measured on {counted(n, 'vector')}, fewer than {FEWEST}; "
+            f"how well they keep the float neighbours cannot be measured on {things}, fewer than {FEWEST}; "
             "fit codes on more that are like those to be searched"
         )
     if not len(principal.components_RD):
@@ -171,12 +175,12 @@ def _fewest_that_keep_enough(by_itq: Sequence[Measured]) -> int:
     return next((each.bits for each in by_itq if each.two_stage >= ENOUGH), by_itq[-1].bits)
 
 
-def _why(chosen: Measured, given: bool, n: int) -> str:
+def _why(chosen: Measured, given: bool, n: int, things: str) -> str:
     """Which codes were chosen, why, and what two-stage search finds with them."""
     two_stage = f"two-stage search (the {RERANK} nearest codes, ranked by features)"
     finds = f"{two_stage} finds {chosen.two_stage:.1%} of the float top-{TOP}"
     if n - 1 <= RERANK:
-        finds = f"{two_stage} ranks all {n:,} vectors by features, so it finds all of the float top-{TOP}"
+        finds = f"{two_stage} ranks all {things} by features, so it finds all of the float top-{TOP}"
     if given:
         return f"ITQ codes of {chosen.bits} bits, as asked for: {finds}"
     if chosen.two_stage >= ENOUGH:

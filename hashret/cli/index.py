@@ -303,13 +303,14 @@ def _make(
         from hashret.cli.fitting import fit_codes
 
         assert encoded.features is not None
-        fitted = fit_codes(encoded.features, args.code_size, args.feature_dtype or FITTED_DTYPE)
+        fitted = fit_codes(encoded.features, args.code_size, args.feature_dtype or FITTED_DTYPE, _noun(args))
         encoded = dataclasses.replace(encoded, codes=fitted.codes)
         if model is None:
             model = Projection(fitted.head)
         else:
             assert not isinstance(model, Projection)
             model.network.use_head(fitted.head)
+        model.protocol, model.scores = {"data": source.name, **fitted.protocol()}, fitted.scores()
     assert model is not None
     return _Made(encoded, model, skipped_list, fitted)
 
@@ -385,16 +386,30 @@ def _say(args: argparse.Namespace, store: Store, made: _Made) -> None:
             "dim": store.dim,
         }
         if made.fitted is not None:
-            summary["fitted"] = {"architecture": made.model.config["architecture"], **made.fitted.document()}
+            architecture = made.model.config["architecture"]
+            summary["fitted"] = {"architecture": architecture, **made.fitted.protocol(), **made.fitted.scores()}
         print_json(summary)
         return
-    for line in [] if made.fitted is None else made.fitted.lines():
-        print(line)
+    if made.fitted is not None:
+        print("\n".join([_features(args, made), *made.fitted.lines()]))
     kept = "" if store.feature_dtype == "float32" else f"{store.feature_dtype} "
     holds = {"hamming": f"codes of {store.code_size} bits", "cosine": f"features of {store.dim} {kept}numbers"}
     what_it_holds = " and ".join(holds[metric] for metric in store.metrics)
-    thing = "vector" if args.data is None else "picture"
-    print(f"{args.out}: {counted(added, thing)} added, {len(store):,} in all, {what_it_holds}")
+    print(f"{args.out}: {counted(added, _noun(args))} added, {len(store):,} in all, {what_it_holds}")
+
+
+def _features(args: argparse.Namespace, made: _Made) -> str:
+    """Where features come from, in words."""
+    from hashret.model.hasher import Hasher
+
+    if not isinstance(made.model, Hasher):
+        return f"features: {args.embeddings}"
+    network = made.model.network
+    return f"features: {network.backbone_name}, weights {made.model.weights}, pictures of {network.image_size} px"
+
+
+def _noun(args: argparse.Namespace) -> str:
+    return "vector" if args.data is None else "picture"
 
 
 def _code_size(text: str) -> int | None:

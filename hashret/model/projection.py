@@ -25,11 +25,14 @@ _ROWS_AT_ONCE = 8192
 class Projection:
     """Embeddings to logits, by a head that was fitted to embeddings of their kind.
 
-    It is stored as other models are; its architecture has no backbone and it has no preprocessing.
+    It is stored as other models are; its architecture has no backbone and it has no preprocessing. `protocol` and `scores` are
+    dictionaries that travel along in config.json.
     """
 
     def __init__(self, head: ProjectionHead) -> None:
         self.head = head
+        self.protocol: dict[str, Any] = {}
+        self.scores: dict[str, Any] = {}
 
     @property
     def code_size(self) -> int:
@@ -53,8 +56,8 @@ class Projection:
             "head": {"kind": "projection"},
             "thresholds": None,
             "preprocessing": None,
-            "protocol": {},
-            "scores": {},
+            "protocol": dict(self.protocol),
+            "scores": dict(self.scores),
         }
 
     def embed(self, embeddings_ND: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
@@ -76,7 +79,10 @@ class Projection:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """The folder, now holding config.json and model.safetensors; ModelError if it cannot be written."""
-        model_folder.write_model(Path(folder), self.config, self._tensors())
+        try:
+            model_folder.write_model(Path(folder), self.config, self._tensors())
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"protocol and scores must be plain JSON values ({error})") from error
         return Path(folder)
 
     @classmethod
@@ -89,6 +95,7 @@ class Projection:
             if config["architecture"]["backbone"] is not None:
                 raise ModelError(f"{where} makes codes of pictures by a network, not of embeddings; give it pictures")
             made = cls(ProjectionHead(int(config["architecture"]["feature_size"]), config["code_size"]))
+            made.protocol, made.scores = dict(config["protocol"]), dict(config["scores"])
         except (KeyError, TypeError, ValueError, UsageError, RuntimeError) as error:
             file = where / model_folder.CONFIG_NAME
             raise ModelError(f"{file} cannot be used ({str(error).rstrip('.')}); copy the model again") from error

@@ -111,13 +111,15 @@ def itq_rotation(
     """
     rotation = random_rotation(values_NC.shape[1], rng)
     losses = []
+    signs_NC = np.empty_like(values_NC)
     constant = values_NC.size + float(np.square(values_NC, dtype=np.float64).sum())
     for _ in range(ITERATIONS):
-        turned = values_NC @ rotation.astype(np.float32)
-        # |sign(x) - x|^2 = 1 - 2 |x| + x^2, and a rotation keeps the sum of squares.
-        losses.append(constant - 2 * float(np.abs(turned).sum(dtype=np.float64)))
-        signs = np.where(turned > 0, np.float32(1), np.float32(-1))
-        left, _, right = np.linalg.svd((values_NC.T @ signs).astype(np.float64))
+        np.matmul(values_NC, rotation.astype(np.float32), out=signs_NC)
+        np.copysign(np.float32(1), signs_NC, out=signs_NC)
+        products_CC = (values_NC.T @ signs_NC).astype(np.float64)
+        # |sign - value|^2 = 1 - 2 sign value + value^2, and a rotation keeps the sum of squares.
+        losses.append(constant - 2 * float((rotation * products_CC).sum()))
+        left, _, right = np.linalg.svd(products_CC)
         rotation = left @ right
         if report is not None:
             report()

@@ -389,6 +389,8 @@ def _edited(**changes: Any) -> Callable[[Path], None]:
         (_edited(architecture=None), "cannot be used"),
         (_edited(code_size=4096), "1 to 1024"),
         (_edited(code_size=13), "shape"),
+        (_edited(head={"kind": "hash"}), "its head is no projection"),
+        (_edited(thresholds=[0.5] * 12), "without thresholds"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"garbage"), "damaged"),
     ],
     ids=[

@@ -62,16 +62,21 @@ class Projection:
 
     def embed(self, embeddings_ND: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Logits, float32 (N, K), of embeddings of any length; UsageError as in `unit_vectors` and for another width."""
-        if embeddings_ND.ndim != 2 or embeddings_ND.shape[1] != self.feature_size:
-            raise UsageError(
-                f"the embeddings have shape {embeddings_ND.shape}, expected (N, {self.feature_size}), as those that the "
-                "codes were fitted to"
-            )
+        self.checked(embeddings_ND)
         logits_NK = np.empty((len(embeddings_ND), self.code_size), np.float32)
         for start in range(0, len(embeddings_ND), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
             logits_NK[some] = _logits(self.head, unit_vectors(embeddings_ND[some], start))
         return logits_NK
+
+    def checked(self, embeddings_ND: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """The embeddings, once their width is found right; UsageError otherwise."""
+        if embeddings_ND.ndim != 2 or embeddings_ND.shape[1] != self.feature_size:
+            raise UsageError(
+                f"the embeddings have shape {embeddings_ND.shape}, expected (N, {self.feature_size}), as those that the "
+                "codes were fitted to"
+            )
+        return embeddings_ND
 
     def fingerprint(self) -> str:
         """sha256 in hex over everything that decides codes: see `folder.fingerprint`."""
@@ -94,6 +99,8 @@ class Projection:
         try:
             if config["architecture"]["backbone"] is not None:
                 raise ModelError(f"{where} makes codes of pictures by a network, not of embeddings; give it pictures")
+            if config["head"]["kind"] != "projection" or config["thresholds"] is not None:
+                raise UsageError("its head is no projection without thresholds")
             made = cls(ProjectionHead(int(config["architecture"]["feature_size"]), config["code_size"]))
             made.protocol, made.scores = dict(config["protocol"]), dict(config["scores"])
         except (KeyError, TypeError, ValueError, UsageError, RuntimeError) as error:

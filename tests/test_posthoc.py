@@ -290,7 +290,7 @@ def test_a_projection_comes_back_as_it_was_saved(projection: Projection, tmp_pat
     assert again.fingerprint() == projection.fingerprint() and again.config == projection.config
     assert (again.embed(vectors) == projection.embed(vectors)).all()
     (made,) = codes_of([projection.head], vectors)
-    assert (codes.binarize(again.embed(vectors)) == made).all()
+    assert (codes.binarize(again.embed(vectors)) == made).all() and (again.encode(vectors) == made).all()
     again.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert sorted(first) == ["config.json", "model.safetensors"]

@@ -323,7 +323,6 @@ def _encoded(
 
     from hashret.encoding import Encoded
     from hashret.model.hasher import Hasher
-    from hashret.model.projection import codes_of
 
     if isinstance(model, Hasher):
         assert source.table is not None
@@ -331,7 +330,7 @@ def _encoded(
         listed = out.with_name(out.name + ".skipped.txt")
         return encode(args, model, source.table, what, unfinished, listed, "nothing was indexed")
     features: Any = source.embeddings
-    codes = None if model is None else codes_of([model.head], model.checked(features))[0]
+    codes = None if model is None else model.encode(features)
     return Encoded(np.arange(len(features)), codes, features, None, []), None
 
 

@@ -60,23 +60,19 @@ class Projection:
             "scores": dict(self.scores),
         }
 
+    def encode(self, embeddings_ND: npt.NDArray[np.floating]) -> Codes:
+        """Packed codes, uint8 (N, ceil(K / 8)): bit i is 1 exactly when logit i > 0. Errors as in `embed`."""
+        self._check_width(embeddings_ND)
+        return codes_of([self.head], embeddings_ND)[0]
+
     def embed(self, embeddings_ND: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Logits, float32 (N, K), of embeddings of any length; UsageError as in `unit_vectors` and for another width."""
-        self.checked(embeddings_ND)
+        self._check_width(embeddings_ND)
         logits_NK = np.empty((len(embeddings_ND), self.code_size), np.float32)
         for start in range(0, len(embeddings_ND), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
             logits_NK[some] = _logits(self.head, unit_vectors(embeddings_ND[some], start))
         return logits_NK
-
-    def checked(self, embeddings_ND: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """The embeddings, once their width is found right; UsageError otherwise."""
-        if embeddings_ND.ndim != 2 or embeddings_ND.shape[1] != self.feature_size:
-            raise UsageError(
-                f"the embeddings have shape {embeddings_ND.shape}, expected (N, {self.feature_size}), as those that the "
-                "codes were fitted to"
-            )
-        return embeddings_ND
 
     def fingerprint(self) -> str:
         """sha256 in hex over everything that decides codes: see `folder.fingerprint`."""
@@ -109,6 +105,13 @@ class Projection:
         model_folder.check_tensors(where, made._tensors(), tensors)
         made.head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in tensors.items()})
         return made
+
+    def _check_width(self, embeddings_ND: npt.NDArray[np.floating]) -> None:
+        if embeddings_ND.ndim != 2 or embeddings_ND.shape[1] != self.feature_size:
+            raise UsageError(
+                f"the embeddings have shape {embeddings_ND.shape}, expected (N, {self.feature_size}), as those that the "
+                "codes were fitted to"
+            )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}

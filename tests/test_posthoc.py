@@ -401,6 +401,8 @@ def _edited(**changes: Any) -> Callable[[Path], None]:
         "no architecture",
         "huge code",
         "other size",
+        "other head",
+        "thresholds",
         "garbage",
     ],
 )

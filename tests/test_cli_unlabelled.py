@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_pictures
+from conftest import make_pictures, settle
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -321,6 +321,129 @@ class TestAppend:
         assert hashret(*words, "--model", tiny_run, "--split", "train").status == 0
         assert hashret(*words, "--append", "--split", "test").status == 0
         assert len(Store.open(tmp_path / "i")) == 72
+
+
+class TestSync:
+    """An index without a trained model follows its folder by the model that it keeps."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        make_pictures(tmp_path / "set", classes=4)
+        settle(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    @pytest.fixture
+    def sync(self, hashret: Callable, place: Path, network: list[object]) -> Callable[..., dict[str, Any]]:
+        """Bring the index to the set, made first; what is said as JSON."""
+
+        def run(*words: object) -> dict[str, Any]:
+            status, out, err = hashret("index", "set", "--sync", "--out", "my.index", *CPU, "--json", *words)
+            assert status == 0, err
+            document: dict[str, Any] = json.loads(out)
+            return document
+
+        assert run(*network)["added"] == 32
+        return run
+
+    def is_as_new(self, place: Path) -> bool:
+        """Whether codes and features are those that the model in the index makes of the folder."""
+        table, index = open_source(place / "set"), HammingIndex.load(place / "my.index")
+        hasher = Hasher.from_pretrained(place / "my.index" / "model", device="cpu")
+        encoded = encode_table(hasher, table, what=("codes", "features"), workers=0)
+        own = index.find(table.ids)
+        contents = Store.open(place / "my.index")._contents.vectors(own)
+        far = np.bitwise_count(contents["codes"] ^ encoded.codes).sum(axis=1)
+        near = np.allclose(contents["features"], encoded.features, atol=1e-3)
+        return len(index) == len(table) and index.records(own) == table.records() and int(far.max()) <= 1 and near
+
+    def test_the_first_time_it_is_the_index_that_the_command_makes_without_it(
+        self, hashret: Callable, sync: Callable, place: Path, network: list[object]
+    ) -> None:
+        plain = hashret("index", "set", "--out", "plain.index", *network)
+        assert plain.status == 0
+        for name in ("codes.npy", "features.npy", "ids.npy"):
+            assert (array(place / "my.index", name) == array(place / "plain.index", name)).all()
+        for name in ("config.json", "model.safetensors"):
+            one, other = ((place / index / "model" / name).read_bytes() for index in ("my.index", "plain.index"))
+            assert one == other
+        shutil.rmtree("my.index")
+        status, out, err = hashret("index", "set", "--sync", "--out", "my.index", *network)
+        assert (status, err) == (0, plain.err) and out.splitlines()[:-1] == plain.out.splitlines()[:-1]
+        assert out.splitlines()[-1] == "my.index: 32 added; 32 pictures in all"
+        assert sorted(path.name for path in place.iterdir()) == ["my.index", "plain.index", "set"]
+
+    def test_what_changes_is_encoded_by_the_model_in_the_index(
+        self, hashret: Callable, sync: Callable, place: Path, seen: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = {path.name: path.read_bytes() for path in (place / "my.index" / "model").iterdir()}
+        make_pictures(place / "set", classes=1, pictures=3, first=7)
+        shutil.copy("set/class00/00.png", "set/class01/07.png")
+        (place / "set" / "class02").rename(place / "set" / "바다")
+        (place / "set" / "class03" / "05.png").unlink()
+        dry = sync("--dry-run")
+        assert (dry["added"], dry["changed"], dry["moved"], dry["removed"], seen) == (3, 1, 8, 1, [])
+        done = sync()
+        assert (done["added"], done["changed"], done["moved"], done["removed"], sum(seen)) == (3, 1, 8, 1, 4)
+        assert "fitted" not in done, "codes are not fitted again"
+        assert {path.name: path.read_bytes() for path in (place / "my.index" / "model").iterdir()} == before
+        assert self.is_as_new(place)
+        (found,) = ask(hashret, "--index", "my.index", "set/class07/01.png", "-k", 5, "--device", "cpu", "--rerank", 9)
+        assert found[0]["id"] == "class07/01.png"
+        moved = place / "elsewhere"
+        moved.mkdir()
+        (place / "my.index").rename(moved / "my.index")
+        (place / "set" / "class03" / "04.png").unlink()
+        shutil.copy("set/class00/01.png", "set/class00/copy.png")
+        monkeypatch.chdir(moved)
+        words = ["index", "../set", "--sync", "--out", "my.index", *CPU]
+        assert hashret(*words).status == 0, "the model is found wherever the index lies and is called from"
+        monkeypatch.chdir(place)
+        shutil.rmtree("elsewhere/my.index/model")
+        shutil.copy("set/class00/02.png", "set/class00/again.png")
+        make_pictures(place / "set", classes=1, pictures=1, first=8)
+        status, _, err = hashret("index", "set", "--sync", "--out", "elsewhere/my.index", *CPU)
+        assert status == 2 and "the model of the index, elsewhere/my.index/model, is gone" in err
+
+    def test_an_index_made_without_it(self, hashret: Callable, place: Path, network: list[object]) -> None:
+        assert hashret("index", "set", "--out", "my.index", *network).status == 0
+        status, out, err = hashret("index", "set", "--sync", "--out", "my.index", *CPU)
+        assert (status, out) == (0, "my.index: 32 encoded anew; 32 pictures in all\n") and self.is_as_new(place), err
+        assert hashret("index", "set", "--sync", "--out", "my.index", *CPU).out == (
+            "my.index: 32 unchanged; 32 pictures in all\n"
+        )
+
+    def test_the_same_command_again(
+        self, hashret: Callable, sync: Callable, network: list[object], weights: Path, tiny_run: Path
+    ) -> None:
+        words = ["index", "set", "--sync", "--out", "my.index"]
+        same = [*network, "--code-size", "auto", "--feature-dtype", "float16", "--metric", "both"]
+        assert hashret(*words, *same).out == "my.index: 32 unchanged; 32 pictures in all\n"
+        assert hashret(*words, *network, "--code-size", 64).status == 0
+        for flags, message in (
+            (
+                ["--code-size", 128],
+                "my.index was made with --code-size 64, not 128; leave --code-size out, or make a new",
+            ),
+            (["--backbone", "resnet18"], "--backbone squeezenet1_1, not resnet18"),
+            (["--weights", "imagenet"], "--weights squeezenet.safetensors, not imagenet"),
+            (["--mean", 0, 0, 0.5], "--mean 0.5 0.5 0.5, not 0 0 0.5"),
+            (["--image-size", 64], "--image-size 32, not 64"),
+            (["--metric", "hamming"], "holds hamming and cosine; leave --metric out"),
+            (["--feature-dtype", "float32"], "keeps features as float16; leave --feature-dtype out"),
+            (["--embeddings", "x.npy"], "--sync encodes pictures by the network of the index"),
+        ):
+            for dry in ([], ["--dry-run"]):
+                status, out, err = hashret(*words, *CPU, *flags, *dry)
+                assert (status, out) == (2, "") and message in err and err.count("\n") == 1, err
+        status, _, err = hashret(*words, *CPU, "--model", tiny_run)
+        assert status == 1 and "use the model that made the index" in err
+        assert hashret(*words, *CPU, "--model", "my.index/model").status == 0
+
+    def test_a_dry_run_of_a_new_index_loads_no_network(self, hashret: Callable, place: Path) -> None:
+        status, out, err = hashret("index", "set", "--sync", "--out", "new.index", "--dry-run", *CPU)
+        assert status == 0 and "new.index would have: 32 added" in out, err
+        assert [path.name for path in place.iterdir()] == ["set"]
 
 
 @pytest.mark.parametrize("where", ["encoding", "fitting"])

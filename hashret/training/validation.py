@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,21 +31,44 @@ class Validation:
         return asdict(self)
 
 
-def validate(hasher: Hasher, loader: PictureLoader, labels_N: NDArray[np.int64]) -> Validation:
-    """Scores of the codes that `hasher` gives the loader's pictures, whose class numbers are `labels_N`."""
-    batches = loader.batches(row_batches(len(labels_N), _BATCH))
-    logits_NK = np.concatenate([hasher.run_batch(pixels)[0].cpu().numpy() for _, pixels in batches])
+def validate(
+    hasher: Hasher,
+    loader: PictureLoader,
+    labels: NDArray[np.int64] | NDArray[np.bool_],
+    *,
+    views: int = 1,
+    seed: int | None = None,
+) -> Validation:
+    """Scores of the codes that `hasher` gives the loader's pictures, each asking for the others of its class.
+
+    labels: class numbers (N,), or which labels each has (N, C): then pictures that share one belong together. views: each
+    picture comes so many times, changed at random from `seed`; its views are then what it asks for.
+    """
+    rows = np.repeat(np.arange(len(labels)), views)
+    labels_N = np.repeat(labels, views, axis=0)
+    logits_NK = np.concatenate(
+        [
+            hasher.run_batch(pixels)[0].cpu().numpy()
+            for _, pixels in loader.batches(row_batches(rows, _BATCH), seed=seed)
+        ]
+    )
     codes_NB = codes.binarize(logits_NK, hasher.thresholds)
     statistics = codes.statistics(codes_NB, hasher.code_size)
-    step = max(1, _PAIRS_AT_ONCE // len(labels_N))
-    everyone = np.arange(len(labels_N))
+    step = max(1, _PAIRS_AT_ONCE // len(rows))
+    everyone = np.arange(len(rows))
     scores = RetrievalScores.merge(
         retrieval_scores(
             hamming.distances(codes_NB[start : start + step], codes_NB, hasher.code_size),
-            labels_N[start : start + step, None] == labels_N[None, :],
+            _together(labels_N[start : start + step], labels_N),
             everyone[start : start + step, None] != everyone[None, :],
             ks=(1,),
         )
-        for start in range(0, len(labels_N), step)
+        for start in range(0, len(rows), step)
     )
     return Validation(scores["map@all"].expected, scores.top1, statistics.mean_imbalance, statistics.dead_bits)
+
+
+def _together(some: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether pictures belong together (some, all): by class number, or by a label that both have."""
+    together: NDArray[np.bool_] = some[:, None] == labels[None, :] if labels.ndim == 1 else some @ labels.T
+    return together

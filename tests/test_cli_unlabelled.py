@@ -16,7 +16,7 @@ from conftest import make_pictures, settle
 from PIL import Image
 from safetensors.torch import save_file
 
-from hashret import codes
+from hashret import codes, sheets
 from hashret.cli import fitting
 from hashret.data.sources import open_source
 from hashret.encoding import encode_table
@@ -105,8 +105,8 @@ def test_one_command_gives_codes_and_says_how_good_they_are(
     ]
     assert all(0 < float(row[2]) < 1 and float(row[3]) == 1 for row in table)
     assert lines[11] == (
-        "ITQ codes of 64 bits, the fewest of 64, 128 and 256 that reach 95%: two-stage search (the 100 nearest codes, ranked by "
-        "features) ranks all 48 pictures by features, so it finds all of the float top-10"
+        "ITQ codes of 64 bits, the fewest of 64, 128 and 256 that reach 95%: two-stage search (hashret query --rerank 100: the "
+        "nearest codes, ranked by features) ranks all 48 pictures by features, so it finds all of the float top-10"
     )
     assert lines[12:] == [f"{out}: 48 pictures added, 48 in all, codes of 64 bits and features of 512 float16 numbers"]
     assert [path.name for path in tmp_path.iterdir()] == ["my.index"]
@@ -147,6 +147,23 @@ def test_a_photo_finds_itself_without_a_model_named(
     other.save_pretrained(moved / "model")
     status, _, err = hashret("query", "--index", "elsewhere", photo, "--device", "cpu")
     assert status == 1 and "the index was made by the model ITQ-64 of hues with fingerprint" in err
+
+
+def test_a_contact_sheet_judges_nothing_by_folders(
+    hashret: Callable, fitted_index: Path, closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contact_sheet, shown = sheets.contact_sheet, []
+
+    def keep(rows: list[sheets.SheetRow]) -> Image.Image:
+        shown.extend(rows)
+        return contact_sheet(rows)
+
+    monkeypatch.setattr(sheets, "contact_sheet", keep)
+    photo = closed_set / "class03" / "05.png"
+    status, _, err = hashret("query", "--index", fitted_index, photo, "--sheet", tmp_path / "s.png", "--device", "cpu")
+    assert status == 0 and (tmp_path / "s.png").exists(), err
+    assert {picture.right for picture in shown[0].results} == {None}
+    assert shown[0].query.caption == ["query", "class03"] and shown[0].results[0].caption[1] == "class03"
 
 
 def test_other_commands_take_the_model_in_the_index(hashret: Callable, fitted_index: Path, closed_set: Path) -> None:
@@ -210,9 +227,8 @@ def test_the_fewest_bits_that_keep_enough_are_taken(
     assert document["fitted"]["why"].startswith("ITQ codes of 128 bits, the fewest of 64, 128 and 256 that reach")
     monkeypatch.setattr(fitting, "ENOUGH", 0.99999)
     said = hashret("index", closed_set, *network, "--out", tmp_path / "said").out
-    assert (
-        "ITQ codes of 256 bits, the most of 64, 128 and 256, for none reaches 100%: two-stage search (the 11 " in said
-    )
+    assert "ITQ codes of 256 bits, the most of 64, 128 and 256, for none reaches 100%: two-stage search (" in said
+    assert "--rerank 11: the nearest codes" in said
     assert f"finds {kept[256]:.1%} of the float top-10" in said
 
 
@@ -404,6 +420,20 @@ class TestSync:
         make_pictures(place / "set", classes=1, pictures=1, first=8)
         status, _, err = hashret("index", "set", "--sync", "--out", "elsewhere/my.index", *CPU)
         assert status == 2 and "the model of the index, elsewhere/my.index/model, is gone" in err
+
+    def test_an_index_that_outgrew_its_codes_is_said_to(
+        self, hashret: Callable, place: Path, network: list[object]
+    ) -> None:
+        make_pictures(place / "few", classes=1, pictures=2, first=7)
+        assert hashret("index", "few", "--out", "my.index", *network).status == 0
+        for number, (words, warned) in enumerate(
+            ((["set", "--append", "--on-bad", "skip"], True), (["few", "--sync"], False), (["set", "--sync"], True))
+        ):
+            allow = ["--allow-removals"] if "--sync" in words else []
+            status, _, err = hashret("index", *words, "--out", "my.index", *CPU, *allow)
+            assert status == 0, err
+            said = "codes were fitted to 2 pictures, and the index holds 3" in err
+            assert said == warned, (number, err)
 
     def test_an_index_made_without_it(self, hashret: Callable, place: Path, network: list[object]) -> None:
         assert hashret("index", "set", "--out", "my.index", *network).status == 0

@@ -177,7 +177,7 @@ def _fewest_that_keep_enough(by_itq: Sequence[Measured]) -> int:
 
 def _why(chosen: Measured, given: bool, n: int, things: str) -> str:
     """Which codes were chosen, why, and what two-stage search finds with them."""
-    two_stage = f"two-stage search (the {RERANK} nearest codes, ranked by features)"
+    two_stage = f"two-stage search (hashret query --rerank {RERANK}: the nearest codes, ranked by features)"
     finds = f"{two_stage} finds {chosen.two_stage:.1%} of the float top-{TOP}"
     if n - 1 <= RERANK:
         finds = f"{two_stage} ranks all {things} by features, so it finds all of the float top-{TOP}"

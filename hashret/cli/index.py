@@ -241,6 +241,7 @@ def _encoded(
 def _say(args: argparse.Namespace, store: Store, made: Made, skipped_list: Path | None) -> None:
     """Print what was written, and what was measured of codes that were fitted."""
     added = len(made.encoded)
+    new_index.say_outgrown(made.model, store, _noun(args))
     if args.json:
         print_json(
             {

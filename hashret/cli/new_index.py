@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hashret.cli.options import positive
+from hashret.cli.options import counted, positive
 from hashret.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ FITTED_DTYPE = "float16"
 NETWORK_FLAGS = ("--backbone", "--weights", "--image-size", "--mean", "--std")
 OWN_MODEL = "model"
 """Folder in the index that holds the model whose codes were fitted to it."""
+
+OUTGROWN = 4
+"""An index that holds more times as many as its codes were fitted to is worth making anew."""
 
 _KINDS = {"hamming": "codes", "cosine": "features"}
 """What an index holds for each metric."""
@@ -235,6 +239,24 @@ def moved(made: Path, out: Path) -> Store:
     made.rename(out)
     durable.flush(out.parent)
     return Store.open(out)
+
+
+def was_fitted(described: Mapping[str, Any] | None) -> bool:
+    """Whether codes were fitted to the pictures of an index, of whose model this is said: then no label was looked at."""
+    return (described or {}).get("path") == OWN_MODEL
+
+
+def say_outgrown(model: Hasher | Projection, store: Store, noun: str) -> None:
+    """Say on standard error when codes were fitted to few of what the index holds by now."""
+    from hashret.training.posthoc import SAMPLE
+
+    fitted_on = model.protocol.get("fitted_on", SAMPLE)
+    if fitted_on < SAMPLE and len(store) > OUTGROWN * fitted_on:
+        print(
+            f"codes were fitted to {counted(fitted_on, noun)}, and the index holds {len(store):,} now; a new index fits them to "
+            "all",
+            file=sys.stderr,
+        )
 
 
 def _value(args: argparse.Namespace, flag: str) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hashret.cli import new_index
 from hashret.cli.options import (
     add_json_argument,
     box_of,
@@ -109,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PNG",
         help="write a contact sheet: each query, then what was found, right or wrong outlined where the index knows the "
-        "query's label",
+        "query's label and its codes were not fitted without labels",
     )
     add_json_argument(parser)
 
@@ -135,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
             for name, hits in zip(names, results, strict=True)
         ]
     if args.sheet:
-        _write_sheet(args.sheet, names, labels, results, metric)
+        _write_sheet(args.sheet, names, labels, results, metric, judged=not new_index.was_fitted(index.model))
     if args.json:
         print_json(
             {
@@ -391,8 +392,9 @@ def _write_sheet(
     labels: Sequence[str],
     results: Sequence[Sequence[Mapping[str, Any]]],
     metric: str,
+    judged: bool,
 ) -> None:
-    """A contact sheet: each query, then what was found, right or wrong outlined where labels are known."""
+    """A contact sheet: each query, then what was found, if `judged` right or wrong outlined where labels are known."""
     from hashret.sheets import SheetPicture, SheetRow, contact_sheet
 
     if max(map(len, results), default=0) > SHEET_COLUMNS:
@@ -404,7 +406,7 @@ def _write_sheet(
                 SheetPicture(
                     hit["path"],
                     _caption(hit, metric),
-                    (hit["label"] == label) if label and hit["label"] else None,
+                    (hit["label"] == label) if judged and label and hit["label"] else None,
                     box_of(hit["attributes"]),
                 )
                 for hit in hits[:SHEET_COLUMNS]

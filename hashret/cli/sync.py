@@ -102,6 +102,8 @@ def _say(args: argparse.Namespace, done: _Done) -> None:
             "index as before",
             file=sys.stderr,
         )
+    if done.made is not None:
+        new_index.say_outgrown(done.made.model, store, "picture")
     if args.json:
         print_json(
             {

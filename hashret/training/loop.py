@@ -235,7 +235,7 @@ class _Loop:
             {
                 "epoch": progress.epoch,
                 "seconds": round(progress.seconds, 2),
-                **{name: round(value, 4) for name, value in pace.items()},
+                **pace,
                 "lr": self.update.lr,
                 **means,
                 **{f"val_{name}": value for name, value in validation.as_dict().items()},

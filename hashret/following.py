@@ -104,6 +104,18 @@ class Changes:
         """
         return self.table.select(self._encode_order())
 
+    def in_table_order(self, encoded: Encoded) -> Encoded:
+        """What was encoded of `to_encode()`, its rows those of the table, ascending."""
+        rows = np.array(self._encode_order(), np.int64)
+        order = np.argsort(rows[encoded.rows])
+        vectors = {name: getattr(encoded, name) for name in ("codes", "features", "logits")}
+        return dataclasses.replace(
+            encoded,
+            rows=rows[encoded.rows][order],
+            skipped=sorted(picture._replace(row=int(rows[picture.row])) for picture in encoded.skipped),
+            **{name: None if found is None else found[order] for name, found in vectors.items()},
+        )
+
     def _encode_order(self) -> list[int]:
         never = _Seen("", fresh=True, changed_ns=0)
         return sorted(self.encode_rows, key=lambda row: self.seen.get(self.table.paths[row], never).changed_ns)
@@ -150,20 +162,16 @@ def compare(table: PictureTable, store: Store | None, *, progress: bool = True) 
 def bring_up_to_date(store: Store, changes: Changes, encoded: Encoded | None) -> list[str]:
     """Ids of pictures that stay in the index as they were, for they cannot be read now; all else is done in one commit.
 
-    encoded: of `changes.to_encode()`; None where that is empty. A picture whose file changed while it was read is in the index
-    without a stamp, so that the next comparison reads it again. SearchError, and nothing done, when the index was changed since
-    it was compared.
+    encoded: of `changes.to_encode()`, in the order of the table; None where that is empty. A picture whose file changed while it
+    was read is in the index without a stamp, so that the next comparison reads it again. SearchError, and nothing done, when the
+    index was changed since it was compared.
     """
     done: list[int] = []
     unread: list[int] = []
     codes = features = None
     if encoded is not None:
-        rows = np.array(changes._encode_order(), np.int64)
-        in_table_order = np.argsort(rows[encoded.rows])
-        done = rows[encoded.rows][in_table_order].tolist()
-        unread = sorted(int(rows[picture.row]) for picture in encoded.skipped)
-        codes = None if encoded.codes is None else encoded.codes[in_table_order]
-        features = None if encoded.features is None else encoded.features[in_table_order]
+        done, codes, features = encoded.rows.tolist(), encoded.codes, encoded.features
+        unread = [picture.row for picture in encoded.skipped]
     takes_over = dict(zip(changes.encode_rows, changes.encode_ids, strict=True))
     now = dict(_in_threads(_look, [changes.table.paths[row] for row in done], 256, "comparing", progress=False))
 

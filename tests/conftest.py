@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import os
+import time
 from pathlib import Path
 
 # Tests run in several processes on few cores, where torch's spinning threads would wait for each other.
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hashret import following
 from hashret.hamming import costs
 
 
@@ -33,6 +35,13 @@ def make_pictures(folder: Path, classes: int = 6, pictures: int = 8, size: int =
             array[y : y + size // 3, x : x + size // 3] += 20 * (c % 5)
             Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(folder / f"class{c:02d}" / f"{i:02d}.png")
     return folder
+
+
+def settle(place: Path) -> None:
+    """Let the clock of the file system go on, so that times tell what changed."""
+    last = max(path.stat().st_ctime_ns for path in place.rglob("*.png"))
+    while time.time_ns() <= last + following._FINE_TICK_NS:
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_what_is_there_is_not_written_over(
     for out in (both_index, tmp_path / "file", closed_set):
         before = sorted(out.rglob("*"))
         status, _, err = hashret("index", "--model", tiny_run, "--data", closed_set, "--out", out, *CPU)
-        assert status == 2 and "exists; choose another --out, or add to it with --append" in err
+        assert status == 2 and "exists; choose another --out, add to it with --append" in err
         assert sorted(out.rglob("*")) == before
     status, _, err = hashret("index", "--model", tiny_run, "--data", closed_set, "--out", tmp_path / "file" / "i", *CPU)
     assert status == 2 and err == (

@@ -62,14 +62,19 @@ def encode(table: PictureTable, *, features: bool = False) -> Encoded:
     return Encoded(np.array(rows, np.int64), codes_NB, features_ND, None, skipped)
 
 
+def encode_new(changes: Changes, *, features: bool = False) -> Encoded:
+    """What `bring_up_to_date` takes."""
+    return changes.in_table_order(encode(changes.to_encode(), features=features))
+
+
 def sync(folder: Path, data: Path, *, features: bool = False, dtype: str = "float32") -> tuple[Changes, list[str]]:
     """Bring the index to the pictures as they are, or make it."""
     new = not folder.exists()
     options: dict[str, Any] = {"dim": DIM, "feature_dtype": dtype} if features else {}
     store = Store.create(folder, code_size=BITS, **options) if new else Store.open(folder)
     changes = compare(open_source(data), None if new else store)
-    table = changes.to_encode()
-    return changes, bring_up_to_date(store, changes, encode(table, features=features) if len(table) else None)
+    encoded = encode_new(changes, features=features) if changes.encode_rows else None
+    return changes, bring_up_to_date(store, changes, encoded)
 
 
 def holds(folder: Path, data: Path) -> bool:
@@ -381,7 +386,7 @@ def test_a_change_that_was_made_for_another_generation_is_refused(index: Path, d
     changes = compare(open_source(data), store)
     sync(index, data)
     with pytest.raises(SearchError, match=r"was changed by another command meanwhile \(generation 4, expected 3\)"):
-        bring_up_to_date(store, changes, encode(changes.to_encode()))
+        bring_up_to_date(store, changes, encode_new(changes))
     assert holds(index, data)
 
 
@@ -390,7 +395,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(index: Path, data: P
     store = Store.open(index)
     changes = compare(open_source(data), store)
     write(data / "a" / "0.jpg", "half and half")
-    encoded = encode(changes.to_encode())
+    encoded = encode_new(changes)
     write(data / "a" / "0.jpg", "whole")
     bring_up_to_date(store, changes, encoded)
     settle(data)

@@ -1,178 +1,268 @@
-"""`hashret index`: pictures through a model into an index on disk."""
+"""`hashret index`: pictures through a model, or embeddings as they are, into an index on disk."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hashret.cli import sync
+from hashret.cli import new_index, sync
+from hashret.cli.new_index import NETWORK_FLAGS, Made, leave_out
 from hashret.cli.options import (
     add_compute_arguments,
     add_data_arguments,
     add_json_argument,
     check_folder_can_be_made,
     counted,
+    model_place,
     open_data,
     print_json,
 )
 from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
-from hashret.errors import UsageError
+from hashret.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from hashret.data.embeddings import Embeddings
     from hashret.data.table import PictureTable
     from hashret.encoding import Encoded
     from hashret.index.store import Store
     from hashret.model.hasher import Hasher
+    from hashret.model.projection import Projection
 
 EXAMPLE = """\
-Example:  hashret index --model runs/cars64 --data cars/ --out cars.index
+Example:  hashret index MYPHOTOS --out my.index
+          hashret index cars/ --model runs/cars64 --out cars.index
 
-Encodes every picture and writes a folder with its code and, beside it, its id, path, label and attributes. Interrupted
-encoding goes on where it stopped when the same command is typed again. --append adds pictures to an index of the same
-model; a picture whose id is there already is refused, and then nothing is added. --sync makes the index follow the pictures:
-new ones are added, changed ones encoded anew, moved ones known again by their bytes, and those that are gone removed; what is
-unchanged is not read. Type the same command again whenever pictures changed."""
+Encodes every picture and writes a folder with its code and, beside it, its id, path, label and attributes. Without --model no
+labels and no training are needed: a network that was trained on ImageNet gives features, codes are fitted to them, and a table
+says how well the codes keep the neighbours of the features. With --embeddings the features come from a file instead.
+Interrupted encoding goes on where it stopped when the same command is typed again. --append adds pictures to an index, by the
+model that made it; a picture whose id is there already is refused, and then nothing is added. --sync makes the index follow the
+pictures: new ones are added, changed ones encoded anew, moved ones known again by their bytes, and those that are gone removed;
+what is unchanged is not read. Type the same command again whenever pictures changed."""
 
-METRICS = ("hamming", "cosine", "both")
-FEATURE_DTYPES = ("float32", "float16", "int8")
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What is to be indexed: pictures, embeddings of pictures, or embeddings alone (then `table` may be None)."""
+
+    name: str
+    table: PictureTable | None
+    embeddings: Embeddings | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = EXAMPLE
+    parser.add_argument("pictures", nargs="?", metavar="PICTURES", help="the pictures, as --data takes them")
     parser.add_argument("--model", metavar="RUN", help="a run or model folder; RUN@3 is its third epoch")
-    add_data_arguments(parser)
+    add_data_arguments(parser, required=False)
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX", help="the index folder to write")
     parser.add_argument("--append", action="store_true", help="add to an index that exists")
     sync.add_arguments(parser)
-    parser.add_argument(
-        "--metric",
-        choices=METRICS,
-        help="hold codes (hamming), float features (cosine) or both (default: hamming; with --append and --sync: as the index)",
+    fitted = new_index.add_arguments(parser)
+    fitted.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="NPY",
+        help="float vectors of the pictures from anything, one a row, in the order of `hashret data table`; no network is run. "
+        "Without pictures they are indexed by number",
     )
-    parser.add_argument(
-        "--feature-dtype",
-        choices=FEATURE_DTYPES,
-        help="how float features are kept: float16 takes half of float32, int8 a quarter; search is exact for what is kept "
-        "(default: float32; with --append and --sync: as the index)",
-    )
+    fitted.add_argument("--ids", type=Path, metavar="TXT", help="names for --embeddings without pictures, one a line")
     add_compute_arguments(parser)
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Encode and write; nothing is visible in the index before all of it is."""
-    sync.check(args)
+    _check(args)
     if args.sync:
         return sync.run(args)
-    if args.model is None:
-        raise UsageError("--model is missing; name the run or model folder that encodes the pictures")
-    if args.feature_dtype is not None and not args.append and args.metric in (None, "hamming"):
-        raise UsageError("--feature-dtype is for float features; add --metric cosine or both")
+    _check_out(args)
+    out = args.out.resolve()
+    source = _open_source(args)
+    store = _store_to_extend(args, source) if args.append else None
+    model = _model(args, source, store)
+    with kept_until_done(unfinished_beside(out)) as unfinished:
+        made, skipped_list = _make(args, source, store, model, unfinished)
+        target = store or new_index.create(unfinished / "index", args, made)
+        records = None if source.table is None else source.table.select(made.encoded.rows).records()
+        target.append(made.encoded.codes, made.encoded.features, records=records)
+        if store is None:
+            target = new_index.moved(target.folder, out)
+    _say(args, target, made, skipped_list)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """UsageError for flags that do not go together; `args.data` then is what names the pictures, if anything."""
+    if args.data is not None and args.pictures is not None:
+        raise UsageError(f"the pictures are named twice, {args.pictures} and --data {args.data}; leave one out")
+    args.data = args.data or args.pictures
+    if args.data is None and args.embeddings is None:
+        raise UsageError("no pictures are named; give a folder, a CSV or a zip of them, or --embeddings NPY")
+    if args.ids is not None and (args.embeddings is None or args.data is not None):
+        raise UsageError("--ids names the rows of --embeddings that come without pictures; leave it out")
+    sync.check(args)
+    if args.embeddings is not None:
+        leave_out(args, (*NETWORK_FLAGS, "--model"), "--embeddings are taken as they are, and no network is run")
+    if args.append:
+        leave_out(args, (*NETWORK_FLAGS, "--code-size"), "--append takes the model that made the index")
+    elif not (args.sync and new_index.exists(args.out)):
+        new_index.check(args)
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """An error when --out cannot be written, before the long work."""
     if args.append:
         from hashret.index.store import Store
 
         Store.open(args.out)
-    elif args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(f"{args.out} exists; choose another --out, or add to it with --append")
+    elif new_index.exists(args.out):
+        raise UsageError(
+            f"{args.out} exists; choose another --out, add to it with --append, or let it follow with --sync"
+        )
     check_folder_can_be_made("--out", args.out)
-    beside = args.out.resolve()
-    table = open_data(args)
-
-    from hashret.model.hasher import Hasher
-
-    hasher = Hasher.from_pretrained(args.model, device=args.device)
-    store = _store_to_extend(args, hasher, table) if args.append else None
-    metrics = ["hamming", "cosine"] if args.metric == "both" else [args.metric or "hamming"]
-    if store is not None:
-        metrics = store.metrics
-    what = [kind for metric, kind in (("hamming", "codes"), ("cosine", "features")) if metric in metrics]
-    with kept_until_done(unfinished_beside(args.out)) as unfinished:
-        listed = beside.with_name(beside.name + ".skipped.txt")
-        encoded, skipped_list = encode(args, hasher, table, what, unfinished, listed, "nothing was indexed")
-        if store is None:
-            store = _write_new(beside, unfinished, args, hasher, metrics, encoded, table)
-        else:
-            _append(store, encoded, table)
-    summary = {
-        "index": args.out,
-        "added": len(encoded),
-        "skipped": len(encoded.skipped),
-        "skipped_list": skipped_list,
-        "pictures": len(store),
-        "metrics": store.metrics,
-        "code_size": store.code_size,
-        "dim": store.dim,
-    }
-    if args.json:
-        print_json(summary)
-    else:
-        kept = "" if store.feature_dtype == "float32" else f"{store.feature_dtype} "
-        holds = {"hamming": f"codes of {store.code_size} bits", "cosine": f"features of {store.dim} {kept}numbers"}
-        what_it_holds = " and ".join(holds[metric] for metric in store.metrics)
-        print(f"{args.out}: {counted(len(encoded), 'picture')} added, {len(store):,} in all, {what_it_holds}")
-    return 0
 
 
-def _store_to_extend(args: argparse.Namespace, hasher: Hasher, table: PictureTable) -> Store:
-    """The index to append to, checked before the long work: its model, what it holds, the ids it has."""
+def _open_source(args: argparse.Namespace) -> _Source:
+    """The table of pictures, the embeddings, or both; DataError when they are not as many."""
+    if args.embeddings is None:
+        table = open_data(args)
+        return _Source(table.name, table, None)
+
+    from hashret.data.embeddings import open_embeddings, read_ids
+    from hashret.data.table import PictureTable
+
+    embeddings = open_embeddings(args.embeddings)
+    n = len(embeddings)
+    if args.data is not None:
+        table = open_data(args)
+        if len(table) != n:
+            raise DataError(
+                f"{args.embeddings} holds {counted(n, 'vector')} for {counted(len(table), 'picture')} of {table.name}; "
+                "expected one for each, in the order of `hashret data table`"
+            )
+        return _Source(table.name, table, embeddings)
+    if args.ids is None:
+        return _Source(args.embeddings.name, None, embeddings)
+    blank = [""] * n
+    named = PictureTable(ids=read_ids(args.ids, n), paths=blank, labels=blank, splits=blank, name=args.embeddings.name)
+    return _Source(named.name, named, embeddings)
+
+
+def _store_to_extend(args: argparse.Namespace, source: _Source) -> Store:
+    """The index to append to, checked before the long work: what it holds, the ids it has."""
     from hashret.index.store import Store
 
     store = Store.open(args.out)
-    store.check_model(hasher.fingerprint())
     wanted = {"hamming", "cosine"} if args.metric == "both" else {args.metric}
     if args.metric is not None and wanted != set(store.metrics):
         raise UsageError(f"{args.out} holds {' and '.join(store.metrics)}; leave --metric out when appending")
     if args.feature_dtype not in (None, store.feature_dtype):
         holds = f"keeps features as {store.feature_dtype}" if store.feature_dtype else "holds no features"
         raise UsageError(f"{args.out} {holds}; leave --feature-dtype out when appending")
-    here = [name for name, found in zip(table.ids, store.find(table.ids).tolist(), strict=True) if found >= 0]
+    ids = [] if source.table is None else source.table.ids
+    here = [name for name, found in zip(ids, store.find(ids).tolist(), strict=True) if found >= 0]
     if here:
         raise UsageError(
-            f"{counted(len(here), 'id')} of {table.name} {'is' if len(here) == 1 else 'are'} in {args.out} already, the "
+            f"{counted(len(here), 'id')} of {source.name} {'is' if len(here) == 1 else 'are'} in {args.out} already, the "
             f"first is {here[0]!r}, so nothing was added; index only new pictures, or give them other ids in a table "
             "(hashret data table)"
         )
     return store
 
 
-def _write_new(
-    out: Path,
-    workplace: Path,
-    args: argparse.Namespace,
-    hasher: Hasher,
-    metrics: list[str],
-    encoded: Encoded,
-    table: PictureTable,
-) -> Store:
-    """A new index, made in `workplace` and moved to `out` when it is whole."""
-    from hashret.index import durable
-    from hashret.index.store import Store
-    from hashret.model.folder import resolve_model
+def _model(args: argparse.Namespace, source: _Source, store: Store | None) -> Hasher | Projection | None:
+    """What makes codes or, where they are still to be fitted, features; None where those are given.
 
-    made = workplace / "index"
-    shutil.rmtree(made, ignore_errors=True)
-    store = Store.create(
-        made,
-        code_size=hasher.code_size if "hamming" in metrics else None,
-        dim=hasher.feature_size if "cosine" in metrics else None,
-        feature_dtype=args.feature_dtype or "float32",
-        model={
-            "fingerprint": hasher.fingerprint(),
-            "name": str(args.model),
-            "path": str(resolve_model(args.model).absolute()),
-        },
+    With --append it is the model that made the index, or one with the same fingerprint.
+    """
+    from hashret.model.hasher import Hasher
+    from hashret.model.projection import Projection
+
+    if store is None and args.model is None:
+        return None if source.embeddings is not None else new_index.pretrained(args)
+    where = args.model if store is None else model_place(args.out, store.model, args.model)
+    model = (
+        Hasher.from_pretrained(where, device=args.device)
+        if source.embeddings is None
+        else Projection.from_pretrained(where)
     )
-    _append(store, encoded, table)
-    if out.exists():
-        out.rmdir()
-    made.rename(out)
-    durable.flush(out.parent)
-    return Store.open(out)
+    if store is not None:
+        store.check_model(model.fingerprint())
+    return model
 
 
-def _append(store: Store, encoded: Encoded, table: PictureTable) -> None:
-    """Commit what was encoded to an index."""
-    store.append(encoded.codes, encoded.features, records=table.select(encoded.rows).records())
+def _make(
+    args: argparse.Namespace,
+    source: _Source,
+    store: Store | None,
+    model: Hasher | Projection | None,
+    unfinished: Path,
+) -> tuple[Made, Path | None]:
+    """Codes and features as the index is to hold them, and where pictures left out are listed, None without any.
+
+    Codes are fitted where no model brings its own.
+    """
+    from hashret.model.projection import Projection
+
+    fits = store is None and args.model is None
+    metrics = new_index.metrics(args) if store is None else store.metrics
+    what = ["features"] if fits else new_index.kinds(metrics)
+    encoded, skipped_list = _encoded(args, source, model, what, unfinished)
+    if fits:
+        assert not isinstance(model, Projection)
+        return new_index.fit(args, encoded, model, source.name, _noun(args)), skipped_list
+    assert model is not None
+    return Made(encoded, model, None), skipped_list
+
+
+def _encoded(
+    args: argparse.Namespace, source: _Source, model: Hasher | Projection | None, what: list[str], unfinished: Path
+) -> tuple[Encoded, Path | None]:
+    """`what` of every picture or vector, and where pictures left out are listed, None without any."""
+    import numpy as np
+
+    from hashret.encoding import Encoded
+    from hashret.model.hasher import Hasher
+
+    if isinstance(model, Hasher):
+        assert source.table is not None
+        out = args.out.resolve()
+        listed = out.with_name(out.name + ".skipped.txt")
+        return encode(args, model, source.table, what, unfinished, listed, "nothing was indexed")
+    features: Any = source.embeddings
+    codes = None if model is None else model.encode(features)
+    return Encoded(np.arange(len(features)), codes, features, None, []), None
+
+
+def _say(args: argparse.Namespace, store: Store, made: Made, skipped_list: Path | None) -> None:
+    """Print what was written, and what was measured of codes that were fitted."""
+    added = len(made.encoded)
+    new_index.say_outgrown(made.model, store, _noun(args))
+    if args.json:
+        print_json(
+            {
+                "index": args.out,
+                "added": added,
+                "skipped": len(made.encoded.skipped),
+                "skipped_list": skipped_list,
+                "pictures": len(store),
+                "metrics": store.metrics,
+                "code_size": store.code_size,
+                "dim": store.dim,
+                **made.summary(),
+            }
+        )
+        return
+    kept = "" if store.feature_dtype == "float32" else f"{store.feature_dtype} "
+    holds = {"hamming": f"codes of {store.code_size} bits", "cosine": f"features of {store.dim} {kept}numbers"}
+    what_it_holds = " and ".join(holds[metric] for metric in store.metrics)
+    said = f"{args.out}: {counted(added, _noun(args))} added, {len(store):,} in all, {what_it_holds}"
+    print("\n".join([*made.lines(args), said]))
+
+
+def _noun(args: argparse.Namespace) -> str:
+    return "vector" if args.data is None else "picture"

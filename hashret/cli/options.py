@@ -78,6 +78,23 @@ def open_table(source: str, args: argparse.Namespace, *, allow_duplicates: bool 
     return table.where_split(*split) if split else table
 
 
+def model_place(index: Path, described: Mapping[str, Any] | None, given: str | None) -> str | Path:
+    """Where the model of an index lies: as --model says (`given`), or as the index was told when it was made.
+
+    index, described: the folder of the index and what it says of its model, whose path may be one inside the folder.
+    UsageError when neither says, or when nothing is there any more.
+    """
+    path = (described or {}).get("path")
+    if given is not None:
+        return given
+    if path is None:
+        raise UsageError("the index does not say which model made it; name one with --model")
+    where = index / str(path)
+    if not where.exists():
+        raise UsageError(f"the model of the index, {where}, is gone; say where it lies now with --model")
+    return where
+
+
 def box_of(attributes: Mapping[str, Any]) -> Box | None:
     """The part of a picture that was indexed or encoded, None for all of it."""
     try:

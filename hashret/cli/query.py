@@ -15,10 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashret.cli.options import add_json_argument, box_of, check_writable, counted, positive, print_json, text_table
+from hashret.cli import new_index
+from hashret.cli.options import (
+    add_json_argument,
+    box_of,
+    check_writable,
+    counted,
+    model_place,
+    positive,
+    print_json,
+    text_table,
+)
 from hashret.errors import UsageError
 
 if TYPE_CHECKING:
+    from hashret.data.embeddings import Embeddings
     from hashret.hamming import Explanation
     from hashret.index.cosine import CosineIndex
     from hashret.index.hamming import HammingIndex
@@ -27,9 +38,10 @@ EXAMPLE = """\
 Example:  hashret query --index cars.index photo.jpg -k 10 --sheet found.png
 
 Finds the nearest pictures exactly: nearest first, equally near ones in the order in which they were indexed. Photos are
-encoded by the model that made the index. --code takes a code in hexadecimal instead and needs no model (and no torch).
-With --radius all pictures up to that distance are listed. --metric asymmetric weighs every bit by how sure the model is of
-the photo's; --rerank 100 ranks only the 100 nearest codes, by features where the index has them, or else by that."""
+encoded by the model that made the index; --embedding takes float vectors in their place, for an index that was made of such.
+--code takes a code in hexadecimal instead and needs no model (and no torch). With --radius all pictures up to that distance
+are listed. --metric asymmetric weighs every bit by how sure the model is of the photo's; --rerank 100 ranks only the 100
+nearest codes, by features where the index has them, or else by that."""
 
 _NEARNESS = {"hamming": "distance", "asymmetric": "similarity", "cosine": "similarity"}
 """How results call their nearness: bits, smaller is nearer, or a similarity, larger is nearer."""
@@ -57,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--index", required=True, type=Path, metavar="INDEX", help="the index folder")
     parser.add_argument("--code", metavar="HEX", help="search with this code, the first bit first, instead of a photo")
+    parser.add_argument(
+        "--embedding",
+        type=Path,
+        metavar="NPY",
+        help="search with the float vectors in this file, in an index that was made of --embeddings or by features",
+    )
     parser.add_argument("-k", type=positive, default=10, metavar="K", help="how many to find (default: %(default)s)")
     parser.add_argument(
         "--radius",
@@ -92,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PNG",
         help="write a contact sheet: each query, then what was found, right or wrong outlined where the index knows the "
-        "query's label",
+        "query's label and its codes were not fitted without labels",
     )
     add_json_argument(parser)
 
@@ -106,10 +124,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--explain is about one search among codes; leave out --rerank and --metric cosine")
         _measure_costs()
     radius = _radius(args.radius, metric)
-    if args.code is None:
-        queries, names = _encode(args, index, metric), list(args.photos)
-    else:
-        queries, names = _Queries(_code(args.code, index)), [args.code]
+    queries, names = _queries(args, index, metric)
     started = time.perf_counter()
     found, explanations = _search(args, index, metric, queries, radius)
     search_ms = (time.perf_counter() - started) * 1000
@@ -121,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
             for name, hits in zip(names, results, strict=True)
         ]
     if args.sheet:
-        _write_sheet(args.sheet, names, labels, results, metric)
+        _write_sheet(args.sheet, names, labels, results, metric, judged=not new_index.was_fitted(index.model))
     if args.json:
         print_json(
             {
@@ -163,8 +178,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if bool(args.photos) == (args.code is not None):
-        raise UsageError("give either photos or --code HEX to search with")
+    if bool(args.photos) + (args.code is not None) + (args.embedding is not None) != 1:
+        raise UsageError("give either photos or --code HEX or --embedding NPY to search with")
     of_pictures = {
         f"--metric {args.metric}": args.metric not in (None, "hamming"),
         "--rerank": args.rerank,
@@ -176,6 +191,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(
             f"--code is a code and no picture, so only codes can be searched; leave out {', '.join(unfit)}"
         )
+    if args.embedding is not None and (args.sheet or args.not_itself):
+        raise UsageError("--embedding is a vector and no picture; leave out --sheet and --not-itself")
     if args.radius is not None and (args.rerank or args.metric == "asymmetric"):
         raise UsageError("--radius is in bits or cosine similarity; leave it out with --metric asymmetric and --rerank")
     if args.rerank and args.metric == "hamming":
@@ -241,14 +258,40 @@ def _code(text: str, index: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
         raise UsageError(f"--code is {text!r}: {error}") from error
 
 
+def _queries(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric: str) -> tuple[_Queries, list[str]]:
+    """What the index is asked with, and what each query is called."""
+    if args.code is not None:
+        return _Queries(_code(args.code, index)), [args.code]
+    if args.embedding is None:
+        return _encode(args, index, metric), list(args.photos)
+
+    from hashret.data.embeddings import open_embeddings
+
+    vectors = open_embeddings(args.embedding, one_is_a_row=True)
+    names = [str(args.embedding)] if len(vectors) == 1 else [f"{args.embedding}[{row}]" for row in range(len(vectors))]
+    return _project(args, index, metric, vectors), names
+
+
+def _project(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric: str, vectors: Embeddings) -> _Queries:
+    """The vectors with their codes or logits, as the search needs them, from the model that made the index."""
+    if metric == "cosine" and not args.rerank:
+        return _Queries(features=vectors)
+    where = model_place(args.index, index.model, args.model)
+
+    from hashret.codes import binarize
+    from hashret.model.projection import Projection
+
+    projection = Projection.from_pretrained(where)
+    index.check_model(projection.fingerprint())
+    logits = projection.embed(vectors)
+    if metric == "asymmetric":
+        return _Queries(binarize(logits), logits)
+    return _Queries(binarize(logits), features=vectors if metric == "cosine" else None)
+
+
 def _encode(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric: str) -> _Queries:
     """Codes, logits or features of the photos, as the search needs them, from the model that made the index."""
-    model = index.model or {}
-    where = args.model or model.get("path")
-    if where is None:
-        raise UsageError("the index does not say which model made it; name one with --model")
-    if args.model is None and not Path(where).exists():
-        raise UsageError(f"the model of the index, {where}, is gone; say where it lies now with --model")
+    where = model_place(args.index, index.model, args.model)
 
     from hashret.codes import binarize
     from hashret.model.hasher import Hasher
@@ -349,8 +392,9 @@ def _write_sheet(
     labels: Sequence[str],
     results: Sequence[Sequence[Mapping[str, Any]]],
     metric: str,
+    judged: bool,
 ) -> None:
-    """A contact sheet: each query, then what was found, right or wrong outlined where labels are known."""
+    """A contact sheet: each query, then what was found, if `judged` right or wrong outlined where labels are known."""
     from hashret.sheets import SheetPicture, SheetRow, contact_sheet
 
     if max(map(len, results), default=0) > SHEET_COLUMNS:
@@ -362,7 +406,7 @@ def _write_sheet(
                 SheetPicture(
                     hit["path"],
                     _caption(hit, metric),
-                    (hit["label"] == label) if label and hit["label"] else None,
+                    (hit["label"] == label) if judged and label and hit["label"] else None,
                     box_of(hit["attributes"]),
                 )
                 for hit in hits[:SHEET_COLUMNS]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hashret.cli.options import check_folder_can_be_made, counted, open_data, print_json
+from hashret.cli import new_index
+from hashret.cli.new_index import NETWORK_FLAGS, Made
+from hashret.cli.options import check_folder_can_be_made, counted, model_place, open_data, print_json
 from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
 from hashret.errors import SearchError, UsageError
 
@@ -28,13 +30,23 @@ SMALL = 10
 _KINDS = ("added", "changed", "encoded_anew", "moved", "updated", "touched", "removed")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """The index as it is now, how much was done of each kind, what was encoded, and where the pictures left out are listed."""
+
+    store: Store
+    counts: dict[str, int]
+    made: Made | None
+    skipped_list: Path | None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument(
         "--sync",
         action="store_true",
-        help="make an index that exists follow the pictures: add, encode anew, move and remove what changed, in one step; "
-        "without --model by the model that made it",
+        help="make an index follow the pictures: add, encode anew, move and remove what changed, in one step, by the model that "
+        "made it; an index that is not there yet is made",
     )
     parser.add_argument("--dry-run", action="store_true", help="with --sync: say what would be done, and do nothing")
     parser.add_argument(
@@ -48,6 +60,8 @@ def check(args: argparse.Namespace) -> None:
     """UsageError for flags that do not go together."""
     if args.sync and args.append:
         raise UsageError("--sync adds new pictures too; leave out --append")
+    if args.sync and args.embeddings is not None:
+        raise UsageError("--sync encodes pictures by the network of the index; add --embeddings with --append")
     for flag, given in (("--dry-run", args.dry_run), ("--allow-removals", args.allow_removals)):
         if given and not args.sync:
             raise UsageError(f"{flag} is for --sync; add it, or leave {flag} out")
@@ -57,22 +71,25 @@ def run(args: argparse.Namespace) -> int:
     """Compare, encode what is new, and commit all at once."""
     from hashret.following import compare
 
-    if args.model is None and not _there(args.out):
-        raise UsageError(f"there is no index {args.out} that says which model made it; name one with --model")
-    if args.feature_dtype is not None and args.metric in (None, "hamming") and not _there(args.out):
-        raise UsageError("--feature-dtype is for float features; add --metric cosine or both")
     table = open_data(args)
     if args.dry_run:
         return _say_what_would_be(args, table)
     check_folder_can_be_made("--out", args.out)
     with _alone(args.out), kept_until_done(unfinished_beside(args.out)) as unfinished:
-        store = _opened(args) if _there(args.out) else None
-        hasher = None if args.model is None else _hasher(args, store)
+        store = _opened(args) if new_index.exists(args.out) else None
+        hasher = _hasher(args, store) if _names_a_model(args, store) else None
         changes = compare(table, store)
         _require_few_removals(args, changes)
         if store is None or changes.encode_rows:
             hasher = hasher or _hasher(args, store)
-        store, counts, skipped_list = _brought_up_to_date(args, store, hasher, changes, unfinished)
+        done = _brought_up_to_date(args, store, hasher, changes, unfinished)
+    _say(args, done)
+    return 0
+
+
+def _say(args: argparse.Namespace, done: _Done) -> None:
+    """Print what was done, and what was measured of codes that were fitted."""
+    store, counts = done.store, done.counts
     if counts["encoded_anew"]:
         print(
             f"{counted(counts['encoded_anew'], 'picture was', 'pictures were')} encoded anew, for the index had nothing to "
@@ -85,27 +102,25 @@ def run(args: argparse.Namespace) -> int:
             "index as before",
             file=sys.stderr,
         )
+    if done.made is not None:
+        new_index.say_outgrown(done.made.model, store, "picture")
     if args.json:
         print_json(
             {
                 "index": args.out,
                 "dry_run": False,
                 **counts,
-                "skipped_list": skipped_list,
+                "skipped_list": done.skipped_list,
                 "pictures": len(store),
                 "metrics": store.metrics,
                 "code_size": store.code_size,
                 "dim": store.dim,
+                **({} if done.made is None else done.made.summary()),
             }
         )
-    else:
-        print(f"{args.out}: {_in_words(counts)}; {counted(len(store), 'picture')} in all")
-    return 0
-
-
-def _there(out: Path) -> bool:
-    """Whether something is there already; an empty folder is nothing yet."""
-    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+        return
+    measured = [] if done.made is None else done.made.lines(args)
+    print("\n".join([*measured, f"{args.out}: {_in_words(counts)}; {counted(len(store), 'picture')} in all"]))
 
 
 @contextlib.contextmanager
@@ -146,21 +161,28 @@ def _opened(args: argparse.Namespace) -> Store:
     return store
 
 
+def _names_a_model(args: argparse.Namespace, store: Store | None) -> bool:
+    """Whether flags say what model the index is to have, which is looked at before anything else, even if nothing changed."""
+    return args.model is not None or (
+        store is not None and bool(new_index.typed(args, (*NETWORK_FLAGS, "--code-size")))
+    )
+
+
 def _hasher(args: argparse.Namespace, store: Store | None) -> Hasher:
-    """The model that the flags name, or that made the index; SearchError when it is another one."""
-    where = args.model
-    if where is None and store is not None:
-        where = (store.model or {}).get("path")
-        if where is None:
-            raise UsageError(f"{args.out} does not say which model made it; name one with --model")
-        if not Path(where).exists():
-            raise UsageError(f"the model of the index, {where}, is gone; say where it lies now with --model")
+    """The model that made the index, from where the flags or the index say; for a new one the one that is to make it.
+
+    SearchError when the flags name another one, UsageError when they ask for another network.
+    """
+    if store is None and args.model is None:
+        return new_index.pretrained(args)
 
     from hashret.model.hasher import Hasher
 
+    where = args.model if store is None else model_place(args.out, store.model, args.model)
     hasher = Hasher.from_pretrained(where, device=args.device)
     if store is not None:
         store.check_model(hasher.fingerprint())
+        new_index.require_made_with(args, hasher)
     return hasher
 
 
@@ -181,64 +203,35 @@ def _require_few_removals(args: argparse.Namespace, changes: Changes) -> None:
 
 def _brought_up_to_date(
     args: argparse.Namespace, store: Store | None, hasher: Hasher | None, changes: Changes, unfinished: Path
-) -> tuple[Store, dict[str, int], Path | None]:
-    """The index as it is now, how much was done of each kind, and where the pictures left out are listed.
+) -> _Done:
+    """Encode what is new, and commit it all; a new index appears whole.
 
     A store or a hasher is given, and a hasher where anything is to be encoded.
     """
     from hashret.following import bring_up_to_date
 
     out = args.out.resolve()
-    metrics = _metrics_of_new(args) if store is None else store.metrics
-    encoded, skipped_list = None, None
+    fits = store is None and args.model is None
+    metrics = new_index.metrics(args) if store is None else store.metrics
+    made, skipped_list = None, None
     if changes.encode_rows and hasher is not None:
-        what = [kind for metric, kind in (("hamming", "codes"), ("cosine", "features")) if metric in metrics]
+        what = ["features"] if fits else new_index.kinds(metrics)
         listed = out.with_name(out.name + ".skipped.txt")
         undone = "nothing was indexed" if store is None else None
         encoded, skipped_list = encode(args, hasher, changes.to_encode(), what, unfinished, listed, undone)
+        encoded = changes.in_table_order(encoded)
+        made = (
+            new_index.fit(args, encoded, hasher, changes.table.name, "picture") if fits else Made(encoded, hasher, None)
+        )
     target = store
     if target is None:
-        assert hasher is not None
-        target = _empty(unfinished / "index", args, hasher, metrics)
-    kept = bring_up_to_date(target, changes, encoded)
+        assert made is not None
+        target = new_index.create(unfinished / "index", args, made)
+    kept = bring_up_to_date(target, changes, None if made is None else made.encoded)
     if store is None:
-        target = _moved(target.folder, out)
-    return target, _counts(changes, 0 if encoded is None else len(encoded.skipped), set(kept)), skipped_list
-
-
-def _metrics_of_new(args: argparse.Namespace) -> list[str]:
-    return ["hamming", "cosine"] if args.metric == "both" else [args.metric or "hamming"]
-
-
-def _empty(folder: Path, args: argparse.Namespace, hasher: Hasher, metrics: list[str]) -> Store:
-    """A new index without pictures."""
-    from hashret.index.store import Store
-    from hashret.model.folder import resolve_model
-
-    shutil.rmtree(folder, ignore_errors=True)
-    return Store.create(
-        folder,
-        code_size=hasher.code_size if "hamming" in metrics else None,
-        dim=hasher.feature_size if "cosine" in metrics else None,
-        feature_dtype=args.feature_dtype or "float32",
-        model={
-            "fingerprint": hasher.fingerprint(),
-            "name": str(args.model),
-            "path": str(resolve_model(args.model).absolute()),
-        },
-    )
-
-
-def _moved(made: Path, out: Path) -> Store:
-    """The index that was made elsewhere, now in its place."""
-    from hashret.index import durable
-    from hashret.index.store import Store
-
-    if out.exists():
-        out.rmdir()
-    made.rename(out)
-    durable.flush(out.parent)
-    return Store.open(out)
+        target = new_index.moved(target.folder, out)
+    counts = _counts(changes, 0 if made is None else len(made.encoded.skipped), set(kept))
+    return _Done(target, counts, made, skipped_list)
 
 
 def _counts(changes: Changes, skipped: int, kept: set[str]) -> dict[str, int]:
@@ -264,8 +257,8 @@ def _say_what_would_be(args: argparse.Namespace, table: PictureTable) -> int:
     """The dry run: the same comparison, and its result as lines or one JSON document."""
     from hashret.following import compare
 
-    store = _opened(args) if _there(args.out) else None
-    if args.model is not None:
+    store = _opened(args) if new_index.exists(args.out) else None
+    if _names_a_model(args, store):
         _hasher(args, store)
     changes = compare(table, store)
     counts = _counts(changes, 0, set())

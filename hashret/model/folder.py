@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hashret import __version__
 from hashret.errors import ModelError
 
 CONFIG_NAME = "config.json"
 TENSORS_NAME = "model.safetensors"
 EPOCHS_NAME = "epochs"
 FORMAT = "hashret-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest; a model that version 1 can describe is written as version 1, so older readers keep reading it."""
 
 # While a model is being replaced, its new config waits under this name; the id inside tells which config the tensors go with.
 _NEXT_NAME = "config.json.next"
@@ -94,9 +97,10 @@ def write_model(folder: Path, config: dict[str, Any], tensors: dict[str, torch.T
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     stored = {name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(tensors.items())}
     save_id = hashlib.sha256((text + tensor_digest(stored)).encode()).hexdigest()
-    preprocessing = config["preprocessing"]
+    # A model of embeddings sees no pictures, and has no preprocessing.
+    stated = {key: config["preprocessing"][key] for key in ("mean", "std")} if config["preprocessing"] else {}
     # One key, for safetensors writes several in random order, and the same model should be the same bytes.
-    metadata = {"hashret": json.dumps({"save_id": save_id, "mean": preprocessing["mean"], "std": preprocessing["std"]})}
+    metadata = {"hashret": json.dumps({"save_id": save_id, **stated})}
     # A fixed name: what a power cut leaves behind is overwritten by the next save.
     temporary = folder / f".{TENSORS_NAME}.tmp"
     try:
@@ -105,6 +109,8 @@ def write_model(folder: Path, config: dict[str, Any], tensors: dict[str, torch.T
         _sync(temporary)
         waiting = json.dumps({**config, "save_id": save_id}, indent=2, ensure_ascii=False) + "\n"
         _write_synced(folder / _NEXT_NAME, waiting)
+        # safetensors lets only its writer read the file; whoever may read the one should read the other.
+        temporary.chmod((folder / _NEXT_NAME).stat().st_mode)
         temporary.replace(folder / TENSORS_NAME)
         _sync(folder)
         _write_synced(folder / CONFIG_NAME, waiting)
@@ -143,6 +149,57 @@ def _read_tensors(folder: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
         raise ModelError(f"{folder} has no {TENSORS_NAME}; copy the whole model folder") from error
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{tensors_file} is damaged ({error}); copy the model again or train it again") from error
+
+
+def check_format(folder: Path, config: dict[str, Any]) -> int:
+    """The format version of the model in `folder`, from its configuration; ModelError unless this hashret can read it."""
+    file = folder / CONFIG_NAME
+    if config.get("format") != FORMAT:
+        raise ModelError(
+            f"{file} is no hashret model (its format is {config.get('format')!r}); name a folder that hashret wrote"
+        )
+    version = config.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise ModelError(f"{file} has format version {version!r}; expected a whole number; copy the model again")
+    if version > FORMAT_VERSION:
+        raise ModelError(
+            f"{file} has format version {version}, but hashret {__version__} reads up to {FORMAT_VERSION}; install a newer "
+            "hashret"
+        )
+    return version
+
+
+def check_tensors(folder: Path, wanted: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Nothing, if the tensors read from `folder` have the names and shapes wanted; ModelError otherwise."""
+    file = folder / TENSORS_NAME
+    absent, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if absent:
+        raise ModelError(f"{file} lacks {len(absent)} tensors (the first is {absent[0]}); copy the model again")
+    if extra:
+        raise ModelError(f"{file} has {len(extra)} tensors too many (the first is {extra[0]}); copy the model again")
+    for name, tensor in wanted.items():
+        if tensors[name].shape != tensor.shape:
+            raise ModelError(
+                f"{file} holds {name} of shape {tuple(tensors[name].shape)}, but config.json means {tuple(tensor.shape)}; "
+                "copy the model again"
+            )
+
+
+def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 in hex over everything that decides codes and features, and nothing else.
+
+    That is the tensors (BatchNorm's counters apart), the architecture, the thresholds and the preprocessing; not the
+    activation, scores, protocol or version. The kind of head shows in the names of its tensors.
+    """
+    decisive = {
+        "backbone": config["architecture"]["backbone"],
+        "stem": config["architecture"]["stem"],
+        "code_size": config["code_size"],
+        "thresholds": config["thresholds"],
+        "preprocessing": config["preprocessing"],
+    }
+    floats = {name: tensor.cpu() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return hashlib.sha256((json.dumps(decisive, sort_keys=True) + tensor_digest(floats)).encode()).hexdigest()
 
 
 def tensor_digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from hashret.model import folder as model_folder
 from hashret.model import weights as weight_sources
 from hashret.model.backbones import SMALL_PICTURE_PX, check_image_size, has_small_stem
 from hashret.model.device import pick_device
+from hashret.model.heads import HashHead
 from hashret.model.network import HashNet
 from hashret.model.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
@@ -86,9 +85,14 @@ class Hasher:
     def config(self) -> dict[str, Any]:
         """What config.json says: a new dictionary at every call."""
         head = self.network.head
+        described: dict[str, Any] = (
+            {"activation": {"name": head.activation, "beta": head.beta}}
+            if isinstance(head, HashHead)
+            else {"head": {"kind": "projection"}}
+        )
         return {
             "format": model_folder.FORMAT,
-            "format_version": model_folder.FORMAT_VERSION,
+            "format_version": 1 if isinstance(head, HashHead) else 2,
             "hashret_version": hashret.__version__,
             "architecture": {
                 "backbone": self.network.backbone_name,
@@ -97,7 +101,7 @@ class Hasher:
                 "weights": self.weights,
             },
             "code_size": self.code_size,
-            "activation": {"name": head.activation, "beta": head.beta},
+            **described,
             # float32 as the shortest decimal that reads back to the same float32.
             "thresholds": None if self.thresholds is None else [float(str(value)) for value in self.thresholds],
             "preprocessing": self.preprocess.as_dict(),
@@ -164,22 +168,11 @@ class Hasher:
             self.network.train(was_training)
 
     def fingerprint(self) -> str:
-        """sha256 in hex over everything that decides codes and features, and nothing else.
+        """sha256 in hex over everything that decides codes and features, and nothing else: see `folder.fingerprint`.
 
-        That is the tensors (BatchNorm's counters apart), the architecture, the thresholds and the preprocessing; not the
-        activation, scores, protocol or version. An index carries it, so that another model's queries are refused.
+        An index carries it, so that another model's queries are refused.
         """
-        config = self.config
-        decisive = {
-            "backbone": config["architecture"]["backbone"],
-            "stem": config["architecture"]["stem"],
-            "code_size": config["code_size"],
-            "thresholds": config["thresholds"],
-            "preprocessing": config["preprocessing"],
-        }
-        tensors = {name: t.cpu() for name, t in self.network.state_dict().items() if t.is_floating_point()}
-        text = json.dumps(decisive, sort_keys=True) + model_folder.tensor_digest(tensors)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return model_folder.fingerprint(self.config, self.network.state_dict())
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """The folder, now holding config.json and model.safetensors; an old model there is replaced all or nothing.
@@ -203,7 +196,9 @@ class Hasher:
         where = model_folder.resolve_model(spec, runs)
         config, tensors = model_folder.read_model(where)
         hasher = _from_config(where, config)
-        _load_exactly(where, hasher.network, tensors)
+        wanted = hasher.network.state_dict()
+        model_folder.check_tensors(where, wanted, tensors)
+        weight_sources.copy_tensors(tensors, wanted)
         hasher.network.eval()
         return hasher.to(device)
 
@@ -246,6 +241,7 @@ def build(
     image_size: int = 224,
     activation: str = "tanh",
     beta: float = 1.0,
+    head: str = "hash",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     resize: str = "squash",
@@ -255,6 +251,8 @@ def build(
     runs: str | Path = "runs",
 ) -> Hasher:
     """A Hasher ready to train: the named backbone, a new head, and the preprocessing that fits the weights.
+
+    `head` "projection" is for codes that are fitted to features afterwards (hashret.training.posthoc).
 
     `weights` is "none" (random, from torch's generator), "imagenet" (torchvision's), a .safetensors or .pth file, or a hashret
     model (folder, run, RUN@3), whose head is kept if it has the same code size. What was loaded and what was not is logged
@@ -279,6 +277,7 @@ def build(
         stem=stem,
         activation=activation,
         beta=beta,
+        head=head,
         initialise=source == "none",
     )
     stated: weight_sources.Normalisation | None = None
@@ -339,7 +338,11 @@ def _start_from_model(
     _load(
         network, {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}, str(where)
     )
-    if stored.code_size == network.code_size:
+    if not isinstance(network.head, HashHead):
+        return stored.preprocess.mean, stored.preprocess.std  # its codes are fitted anew
+    if not isinstance(stored.network.head, HashHead):
+        _log.info("the codes of %s were fitted to features; a new hash head starts at random", where)
+    elif stored.code_size == network.code_size:
         network.head.load_state_dict({k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")})
         _log.info("the hash head of %s was loaded, %d bits", where, network.code_size)
     else:
@@ -360,20 +363,16 @@ def _stored_stem(config: dict[str, Any]) -> str:
 def _from_config(where: Path, config: dict[str, Any]) -> Hasher:
     """A Hasher of the shape that `config` describes, its tensors still random; ModelError for a config that is wrong."""
     file = where / model_folder.CONFIG_NAME
-    if config.get("format") != model_folder.FORMAT:
-        raise ModelError(
-            f"{file} is no hashret model (its format is {config.get('format')!r}); name a folder that hashret wrote"
-        )
-    version = config.get("format_version")
-    if not isinstance(version, int) or version < 1:
-        raise ModelError(f"{file} has format version {version!r}; expected a whole number; copy the model again")
-    if version > model_folder.FORMAT_VERSION:
-        raise ModelError(
-            f"{file} has format version {version}, but hashret {hashret.__version__} reads up to "
-            f"{model_folder.FORMAT_VERSION}; install a newer hashret"
-        )
+    version = model_folder.check_format(where, config)
     try:
-        architecture, activation = config["architecture"], config["activation"]
+        architecture = config["architecture"]
+        if version > 1 and architecture["backbone"] is None:
+            raise ModelError(
+                f"{where} makes codes of embeddings and has no network that takes pictures; give it embeddings (--embedding, "
+                "--embeddings)"
+            )
+        head = config["head"]["kind"] if version > 1 else "hash"
+        activation: dict[str, Any] = config["activation"] if head == "hash" else {"name": "tanh", "beta": 1.0}
         preprocess = Preprocess.from_dict(config["preprocessing"])
         # Starting values are overwritten: torch's random state must not move for them.
         with torch.random.fork_rng(devices=[]):
@@ -384,6 +383,7 @@ def _from_config(where: Path, config: dict[str, Any]) -> Hasher:
                 stem=architecture["stem"],
                 activation=activation["name"],
                 beta=float(activation["beta"]),
+                head=head,
                 initialise=False,
             )
         return Hasher(
@@ -398,22 +398,6 @@ def _from_config(where: Path, config: dict[str, Any]) -> Hasher:
         raise ModelError(f"{file} has no key {error.args[0]!r}; copy the model again") from error
     except (UsageError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{file} cannot be used ({str(error).rstrip('.')}); copy the model again") from error
-
-
-def _load_exactly(where: Path, network: HashNet, tensors: dict[str, torch.Tensor]) -> None:
-    file, wanted = where / model_folder.TENSORS_NAME, network.state_dict()
-    absent, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if absent:
-        raise ModelError(f"{file} lacks {len(absent)} tensors (the first is {absent[0]}); copy the model again")
-    if extra:
-        raise ModelError(f"{file} has {len(extra)} tensors too many (the first is {extra[0]}); copy the model again")
-    for name, tensor in wanted.items():
-        if tensors[name].shape != tensor.shape:
-            raise ModelError(
-                f"{file} holds {name} of shape {tuple(tensors[name].shape)}, but config.json means {tuple(tensor.shape)}; "
-                "copy the model again"
-            )
-    weight_sources.copy_tensors(tensors, wanted)
 
 
 def _open(picture: object) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The hash head: pooled features to logits, and the activations that training uses in place of the sign."""
+"""Heads: pooled features to logits. One is trained, with activations in place of the sign; one is fitted afterwards."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 from hashret.errors import UsageError
 
 ACTIVATIONS = ("tanh", "sigmoid")
+HEADS = ("hash", "projection")
 MAX_CODE_SIZE = 1024
 
 
@@ -42,6 +43,31 @@ class HashHead(nn.Module):
         """
         scaled = logits_NK if self.beta == 1.0 else self.beta * logits_NK
         return torch.tanh(scaled) if self.activation == "tanh" else torch.sigmoid(scaled)
+
+
+class ProjectionHead(nn.Module):
+    """Features (N, feature_size) of any length to logits (N, code_size): scaled to length 1, less a mean, times a matrix.
+
+    Nothing in it is trained: hashret.training.posthoc fits `mean` (feature_size,) and `directions` (code_size, feature_size)
+    to features. Zeros until then. Bit i is 1 exactly when logit i > 0.
+    """
+
+    mean: torch.Tensor
+    directions: torch.Tensor
+
+    def __init__(self, feature_size: int, code_size: int) -> None:
+        super().__init__()
+        check_code_size(code_size)
+        self.register_buffer("mean", torch.zeros(feature_size))
+        self.register_buffer("directions", torch.zeros(code_size, feature_size))
+
+    def forward(self, features_ND: torch.Tensor) -> torch.Tensor:
+        """Logits, (N, code_size) float32; a feature vector of zeros stays one."""
+        return self.project(nn.functional.normalize(features_ND.float(), dim=1))
+
+    def project(self, unit_ND: torch.Tensor) -> torch.Tensor:
+        """Logits, (N, code_size) float32, of float32 features of length 1."""
+        return nn.functional.linear(unit_ND - self.mean, self.directions)
 
 
 def check_code_size(code_size: int) -> None:

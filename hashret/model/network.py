@@ -1,19 +1,21 @@
-"""The network that is trained: backbone, pooled features, hash head, logits."""
+"""The network: backbone, pooled features, head, logits."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from hashret.errors import UsageError
 from hashret.model.backbones import make_backbone
-from hashret.model.heads import HashHead
+from hashret.model.heads import HEADS, HashHead, ProjectionHead
 
 
 class HashNet(nn.Module):
     """Pictures to logits and pooled features.
 
     `backbone` and `head` hold the parameters; `backbone_name`, `stem` and `image_size` are what it was built from,
-    `classifier` the name of the backbone layer that was cut off, `feature_size` the width of the pooled features.
+    `classifier` the name of the backbone layer that was cut off, `feature_size` the width of the pooled features. `head` is
+    "hash", which is trained, or "projection", which is fitted to features.
     """
 
     def __init__(
@@ -25,9 +27,12 @@ class HashNet(nn.Module):
         stem: str = "standard",
         activation: str = "tanh",
         beta: float = 1.0,
+        head: str = "hash",
         initialise: bool = True,
     ) -> None:
         super().__init__()
+        if head not in HEADS:
+            raise UsageError(f"the head is {head!r}; it can be {' or '.join(HEADS)}")
         made = make_backbone(backbone, image_size, stem, initialise=initialise)
         self.backbone_name = backbone
         self.image_size = image_size
@@ -36,7 +41,11 @@ class HashNet(nn.Module):
         self.feature_size = made.feature_size
         self.code_size = code_size
         self.backbone = made.module
-        self.head = HashHead(made.feature_size, code_size, activation, beta)
+        self.head: HashHead | ProjectionHead = (
+            HashHead(made.feature_size, code_size, activation, beta)
+            if head == "hash"
+            else ProjectionHead(made.feature_size, code_size)
+        )
 
     def forward(self, pictures_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, code_size) and pooled features (N, feature_size), not normalised."""
@@ -44,5 +53,11 @@ class HashNet(nn.Module):
         return self.head(features_ND), features_ND
 
     def activate(self, logits_NK: torch.Tensor) -> torch.Tensor:
-        """Relaxed codes for the loss: see `HashHead.activate`."""
+        """Relaxed codes for the loss: see `HashHead.activate`. Only hash heads are trained."""
+        assert isinstance(self.head, HashHead)
         return self.head.activate(logits_NK)
+
+    def use_head(self, head: ProjectionHead) -> None:
+        """Take this head, which was fitted to the network's features, in place of its own."""
+        self.head = head.to(next(self.backbone.parameters()).device)
+        self.code_size = len(head.directions)

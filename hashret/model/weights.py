@@ -141,7 +141,7 @@ def load_backbone(
     copy_tensors(found, wanted)
     dropped = sorted(key for key in found if key not in wanted)
     if any(key.startswith(f"{classifier}.") for key in dropped):
-        notes.append(f"the hash head takes the place of its classifier ({classifier}) and starts at random")
+        notes.append(f"a new head takes the place of its classifier ({classifier})")
     report = LoadReport(source, sum(key in found for key in wanted), dropped, notes)
     _log.info("%s", report)
     return report

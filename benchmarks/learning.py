@@ -1,11 +1,12 @@
 """How good are the codes that each recipe learns, beside the float features and the plain way?
 
-What to expect. A float-trained network is what codes of it can hardly beat. Codes lose what their bits have no room for; two-stage
-search gives most of that back. What a step of the default recipe is worth shows when it is the only thing that changes.
+What to expect. A float-trained network is what codes of it can hardly beat. Codes lose what their bits have no room for;
+two-stage search gives most of that back. What a step of the default recipe is worth shows when it is all that changes.
 
-How it is measured: every row is one training by the command shown, on the same pictures, with the same number of
-epochs; the epoch is chosen by validation mAP of held-out training classes, never on the test classes; `hashret evaluate` scores the test
-pictures. A training that was interrupted goes on where it was; one that is done is not repeated. Rows that were not run say so.
+How it is measured: every row is one training by the command shown, on the same pictures, with the same number of epochs; the
+epoch is chosen by validation mAP of held-out training classes, never on the test classes; `hashret evaluate` scores the
+test pictures. A training that was interrupted goes on where it was; one that is done is not repeated. Rows that were not run
+say so.
 
 Run: python benchmarks/learning.py --cars cars.csv --weights mobilenet_v2.safetensors [--only WORDS] [--runs FOLDER]
      python benchmarks/learning.py --markdown docs/results.md     (writes the page from what was run)
@@ -180,11 +181,12 @@ def as_markdown(document: dict[str, Any]) -> str:
     lines = [
         "# Results of learning",
         "",
-        f"{document['question']} Written by `python benchmarks/learning.py`, which also names the files it needs; every row is the "
-        f"training by the command shown. Page written on: {at['cpu']}, {at['cores']} cores; {versions}.",
+        f"{document['question']} Written by `python benchmarks/learning.py`, whose help names the files it needs; every row "
+        f"is the training by the command shown. Page written on: {at['cpu']}, {at['cores']} cores; {versions}.",
         "",
-        "hit@1 and mAP@all are exact under ties; ± is half of the 95 % interval over queries. *activations*: the float numbers whose "
-        "signs are the code, by cosine. *features*: pooled, by cosine. *two-stage*: the 100 nearest codes ranked by features.",
+        "hit@1 and mAP@all are exact under ties; ± is half of the 95 % interval over queries. *activations*: the float numbers "
+        "whose signs are the code, by cosine. *features*: pooled, by cosine. *two-stage*: the 100 nearest codes "
+        "ranked by features.",
         "",
     ]
     for study in document["studies"]:
@@ -202,7 +204,8 @@ def as_markdown(document: dict[str, Any]) -> str:
 
 def _one_by_one(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| recipe | codes: hit@1 | mAP | activations: hit@1 | features: hit@1 | mAP | two-stage: hit@1 | mAP | validation mAP (epoch) | minutes |",
+        "| recipe | codes: hit@1 | mAP | activations: hit@1 | features: hit@1 | mAP | two-stage: hit@1 | mAP "
+        "| validation mAP (epoch) | minutes |",
         "|" + "---|" * 10,
     ]
     for row in rows:
@@ -236,7 +239,9 @@ def _by_length(rows: list[dict[str, Any]]) -> list[str]:
         for what in [*inner, "hash"]:
             length = bits if what == "hash" else int(what.split()[1])
             cells = [_spread(found, what, "hit@1"), _spread(found, what, "map@all")]
-            cells += [_spread(found, "two-stage", "hit@1"), _spread(found, "float", "hit@1")] if what == "hash" else ["", ""]
+            cells += (
+                [_spread(found, "two-stage", "hit@1"), _spread(found, "float", "hit@1")] if what == "hash" else ["", ""]
+            )
             label = name if what == "hash" else f"{name}, first {length} of {bits}"
             lines.append(f"| {label} | {length} | {len(found)} of {len(several)} | " + " | ".join(cells) + " |")
     return lines

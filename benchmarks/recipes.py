@@ -86,8 +86,9 @@ STUDIES = (
     Study(
         "cars",
         "Stanford Cars, unseen classes",
-        "8,144 pictures of the train split of Krause et al. 2013, cropped and squashed to 96×96. Trained on classes 001-098, of which "
-        "15 are held out to choose the epoch; each of the 4,092 pictures of classes 099-196 queries all the others.",
+        "8,144 pictures of the train split of Krause et al. 2013, cropped and squashed to 96×96. Trained on classes "
+        "001-098, of which 15 are held out to choose the epoch; each of the 4,092 pictures of classes 099-196 "
+        "queries all the others.",
         "--backbone mobilenet_v2 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --image-size 96 --epochs 12",
         "--split test --two-stage 100 --logits",
         _cars(),

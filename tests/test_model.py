@@ -474,6 +474,23 @@ def test_seeds_make_weights() -> None:
     assert build(TINY, 8, image_size=32).fingerprint() != first
 
 
+def test_a_mirror_makes_codes_that_a_mirrored_picture_shares(pictures: list[Image.Image], tmp_path: Path) -> None:
+    plain, both = tiny(), tiny(mirror=True)
+    turned = [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in pictures]
+    logits, features = both.run(pictures)
+    np.testing.assert_allclose(logits, (plain.embed(pictures) + plain.embed(turned)) / 2, atol=1e-5)
+    mean = plain.features(pictures) + plain.features(turned)
+    np.testing.assert_allclose(features, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-5)
+    # Resizing is symmetric, so a mirrored picture is the same one.
+    np.testing.assert_allclose(both.embed(turned), logits, atol=1e-4)
+    assert both.fingerprint() != plain.fingerprint()
+    assert (plain.config["format_version"], both.config["format_version"]) == (1, 2)
+    assert "mirror" not in plain.config["preprocessing"]
+    again = Hasher.from_pretrained(both.save_pretrained(tmp_path / "both"))
+    assert again.preprocess == both.preprocess and again.fingerprint() == both.fingerprint()
+    np.testing.assert_array_equal(again.encode(pictures), both.encode(pictures))
+
+
 def test_fingerprint_holds_what_decides_codes_and_nothing_else(hasher: Hasher) -> None:
     def other(**changes: Any) -> str:
         return Hasher(hasher.network, Preprocess(32, **changes)).fingerprint()

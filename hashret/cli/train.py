@@ -173,6 +173,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resize", choices=settings.RESIZES, help=f"how pictures are made square (default: {default.resize})"
     )
     model.add_argument(
+        "--mirror",
+        action="store_true",
+        default=None,
+        help="from validation on, show the network each picture and its mirror image and take the mean: better codes and "
+        "features in twice the time, where a mirrored picture shows the same thing",
+    )
+    model.add_argument(
         "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels in 0..1, where the weights do not say"
     )
     model.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="likewise")

@@ -92,7 +92,7 @@ class Hasher:
         )
         return {
             "format": model_folder.FORMAT,
-            "format_version": 1 if isinstance(head, HashHead) else 2,
+            "format_version": 1 if isinstance(head, HashHead) and not self.preprocess.mirror else 2,
             "hashret_version": hashret.__version__,
             "architecture": {
                 "backbone": self.network.backbone_name,
@@ -162,10 +162,19 @@ class Hasher:
             with torch.inference_mode():
                 batch = pictures_NCHW.to(self.device, non_blocking=True)
                 batch = self.preprocess.normalise(batch) if batch.dtype == torch.uint8 else batch.to(torch.float32)
-                logits_NK, features_ND = self.network(batch)
-                return logits_NK.float(), torch.nn.functional.normalize(features_ND.float(), dim=1)
+                logits_NK, features_ND = self._seen(batch)
+                if self.preprocess.mirror:
+                    mirrored_NK, mirrored_ND = self._seen(batch.flip(-1))
+                    logits_NK, features_ND = (logits_NK + mirrored_NK) / 2, features_ND + mirrored_ND
+                    features_ND = torch.nn.functional.normalize(features_ND, dim=1)
+                return logits_NK, features_ND
         finally:
             self.network.train(was_training)
+
+    def _seen(self, batch_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and L2-normalised features of a batch as it is."""
+        logits_NK, features_ND = self.network(batch_NCHW)
+        return logits_NK.float(), torch.nn.functional.normalize(features_ND.float(), dim=1)
 
     def fingerprint(self) -> str:
         """sha256 in hex over everything that decides codes and features, and nothing else: see `folder.fingerprint`.
@@ -246,6 +255,7 @@ def build(
     std: Sequence[float] | None = None,
     resize: str = "squash",
     interpolation: str = "bilinear",
+    mirror: bool = False,
     stem: str = "auto",
     device: str | torch.device = "cpu",
     runs: str | Path = "runs",
@@ -307,7 +317,7 @@ def build(
     chosen_std = std if std is not None or stated is None else stated[1]
     if chosen_mean is None or chosen_std is None:
         raise UsageError("the weights do not say how their pictures were normalised; give --mean and --std")
-    preprocess = Preprocess(image_size, resize, interpolation, tuple(chosen_mean), tuple(chosen_std))  # type: ignore[arg-type]
+    preprocess = Preprocess(image_size, resize, interpolation, tuple(chosen_mean), tuple(chosen_std), mirror)  # type: ignore[arg-type]
     check_image_size(backbone, network.backbone, network.feature_size, image_size)
     if stem == "small":
         _log.info("%s has the stem for small pictures (%d px)", backbone, image_size)
@@ -371,7 +381,7 @@ def _from_config(where: Path, config: dict[str, Any]) -> Hasher:
                 f"{where} makes codes of embeddings and has no network that takes pictures; give it embeddings (--embedding, "
                 "--embeddings)"
             )
-        head = config["head"]["kind"] if version > 1 else "hash"
+        head = config.get("head", {"kind": "hash"})["kind"] if version > 1 else "hash"
         activation: dict[str, Any] = config["activation"] if head == "hash" else {"name": "tanh", "beta": 1.0}
         preprocess = Preprocess.from_dict(config["preprocessing"])
         # Starting values are overwritten: torch's random state must not move for them.

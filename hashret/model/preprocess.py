@@ -34,7 +34,8 @@ class Preprocess:
     `resize`: "squash" fits width and height separately, so nothing is lost; "crop" brings the shorter side to
     image_size * 256/224 and takes the centre, as ImageNet evaluation does; "pad" fits the longer side and centres the
     picture on the mean colour. `interpolation` is "bilinear" or "bicubic", both antialiased (Pillow's). `mean` and `std` are
-    per channel, R G B, for pixels in 0..1.
+    per channel, R G B, for pixels in 0..1. `mirror`: the network sees each picture and its mirror image, and the mean of what it
+    says counts (`Hasher.run_batch`).
     """
 
     image_size: int = 224
@@ -42,6 +43,7 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -80,13 +82,18 @@ class Preprocess:
 
     def as_dict(self) -> dict[str, Any]:
         """The part of config.json called "preprocessing"."""
-        stored = asdict(self)
-        return {**stored, "mean": list(self.mean), "std": list(self.std)}
+        stored = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if not self.mirror:
+            del stored["mirror"]  # a model without has the fingerprint that it had when there was no such thing
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Preprocess:
         """The inverse of `as_dict`; KeyError for a missing key, UsageError for a wrong value."""
-        return cls(**{key: stored[key] for key in ("image_size", "resize", "interpolation", "mean", "std")})
+        mirror = bool(stored.get("mirror", False))
+        return cls(
+            **{key: stored[key] for key in ("image_size", "resize", "interpolation", "mean", "std")}, mirror=mirror
+        )
 
     def _resized(self, picture: Image.Image) -> Image.Image:
         size, resample = self.image_size, _FILTERS[self.interpolation]

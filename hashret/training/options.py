@@ -70,6 +70,7 @@ class TrainingOptions:
     activation: str = "tanh"
     image_size: int = 224
     resize: str = "squash"
+    mirror: bool = False
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     epochs: int = 30

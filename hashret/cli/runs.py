@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hashret.cli.options import add_json_argument, print_json, text_table
-from hashret.errors import TrainingError
+from hashret.errors import HashretError, TrainingError
 
 if TYPE_CHECKING:
     from hashret.training.runs import Run
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 Example:  hashret runs --runs runs
 
-One line a run, the best validation mAP first. Scores of runs compare only when data, task and validation are the same."""
+One line a run, the best validation mAP first. Scores of runs compare only when data, task and validation are the same.
+The last column names what the log shows to have gone wrong; docs/health.md says what to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,20 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         print(f"no runs in {args.runs}; `hashret train` makes one")
         return 0
-    columns = ("run", "status", "epochs", "best", "val_map", "val_hit1", "bits", "margin", "backbone", "task", "data")
+    columns = (
+        "run",
+        "status",
+        "epochs",
+        "best",
+        "val_map",
+        "val_hit1",
+        "bits",
+        "margin",
+        "backbone",
+        "task",
+        "data",
+        "findings",
+    )
     print(text_table(list(columns), [[_cell(column, summary[column]) for column in columns] for summary in found]))
     return 0
 
@@ -65,12 +79,26 @@ def _summary(run: Run) -> dict[str, Any]:
         "task": document.get("task"),
         "validation": document.get("validation"),
         "data": document.get("data"),
+        "findings": _findings(history, options),
     }
 
 
+def _findings(history: list[dict[str, Any]], options: dict[str, Any]) -> list[str] | None:
+    """Causes that the log shows, a running or killed run's too; None for settings of another version."""
+    from hashret.training.diagnosis import diagnose
+    from hashret.training.options import TrainingOptions
+
+    try:
+        return [finding.cause for finding in diagnose(history, TrainingOptions.from_dict(options))]
+    except (HashretError, TypeError):
+        return None
+
+
 def _cell(column: str, value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return "-"
+    if column == "findings":
+        return "; ".join(value)
     if column in ("val_map", "val_hit1"):
         return f"{value:.4f}"
     return f"{value:g}" if column == "margin" else str(value)

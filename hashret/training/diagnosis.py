@@ -1,21 +1,257 @@
-"""What goes wrong in a run, and what to change: a run's history in, sentences out."""
+"""What goes wrong in a run, and what to change: a run's history in, sentences out.
+
+Rules read numbers of the log alone, so they work on the log of a finished run too, and each can be checked by hand. Where a
+rule has a limit, the comment says what healthy and broken runs showed when it was set. docs/health.md is the page for users.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from hashret.training.options import TrainingOptions
 
+Line: TypeAlias = Mapping[str, Any]
+History: TypeAlias = Sequence[Line]
+
+NEEDED = (
+    "agreement",
+    "between",
+    "broken",
+    "dead",
+    "effective_bits",
+    "gap",
+    "suspect_share",
+    "turn",
+    "updates",
+    "val_map",
+)
+"""Numbers without which a log is of an earlier version, and is not judged."""
+LABEL_NOISE = "label noise"
+SUSPECTS_NAMED = 20
+"""Pictures with suspicious labels that a line of the log names."""
+
 
 class Finding(NamedTuple):
-    """A recognised cause, as one word, and the sentence that names it and says what to change."""
+    """A recognised cause by name, the numbers that show it, and what to change."""
 
     cause: str
-    sentence: str
+    evidence: str
+    advice: str
+
+    @property
+    def sentence(self) -> str:
+        """All of it, for people."""
+        return f"{self.cause}: {self.evidence}; {self.advice}"
 
 
-def diagnose(history: Sequence[Mapping[str, Any]], options: TrainingOptions) -> list[Finding]:
-    """What the lines of a run's log show to be wrong, the worst first; nothing while all is well."""
-    del history, options
-    return []
+def diagnose(history: History, options: TrainingOptions) -> list[Finding]:
+    """What the lines of a run's log show to be wrong at its end, the worst first; nothing while all is well."""
+    if len(history) < 2 or any(name not in line for line in history for name in NEEDED):
+        return []
+    # What keeps a run from learning at all hides the rest: one name is enough for it.
+    for rule in (_learning_rate_too_high, _weight_decay_too_large, _batches_too_small, _learning_rate_too_low):
+        finding = rule(history, options)
+        if finding is not None:
+            return [finding, *_beside(history, options)]
+    return [*_collapse(history, options), *_beside(history, options)]
+
+
+def _beside(history: History, options: TrainingOptions) -> list[Finding]:
+    """What can be wrong beside all else."""
+    found = (rule(history, options) for rule in (_dead_bits, _label_noise, _overfitting))
+    return [finding for finding in found if finding is not None]
+
+
+def _collapsed(history: History) -> bool:
+    """All bits of the training codes say the same, or nothing, for two epochs, and neighbours do not share labels.
+
+    Healthy runs on six colours had 2.4 to 6 effective bits, a dip to 1.4 for an epoch; collapsed ones 0 or 1.0 to 1.1. Two
+    classes need no more than one.
+    """
+    return history[-1].get("classes", 0) > 2 and all(
+        line["effective_bits"] < 1.3 and line["agreement"] < 0.75 for line in history[-2:]
+    )
+
+
+def _learning_rate_too_high(history: History, options: TrainingOptions) -> Finding | None:
+    """Broken numbers; or updates that turn the head round, and codes that are the worse for it."""
+    last = history[-1]
+    largest = max(line.get("turn_max", 0.0) for line in history)
+    # The default turns a bit's weights by 5 to 13 degrees at the most, ten times its rate by 60 and more.
+    wild = largest > 60.0 and not _margin_impossible(last, options)
+    broken = sum(line["broken"] for line in history[-2:])
+    harmed = _collapsed(history) or _dead_in_training(history) or last["gap"] < 0.02
+    if not broken and not (wild and harmed):
+        return None
+    evidence = (
+        f"{100 * broken / len(history[-2:]):.0f} % of the last updates had infinite numbers"
+        if broken
+        else f"an update turned the weights of a bit by up to {largest:.0f} degrees, and {_shape(last, options)}"
+    )
+    return Finding(
+        "learning rate too high",
+        evidence,
+        f"train anew with a lower --lr (now {options.lr:g}) or --head-lr-factor (now {options.head_lr_factor:g}), a tenth of "
+        "it say, or a longer --warmup",
+    )
+
+
+def _weight_decay_too_large(history: History, options: TrainingOptions) -> Finding | None:
+    """Activations stay near the middle of their range: the head's scale was decayed away."""
+    last = history[-1]
+    # Untrained activations are 0.4 from their bits, and the gap only falls where all is well.
+    if not all(line["gap"] > 0.9 for line in history[-2:]) or last["between"] > 0.02 * options.code_size:
+        return None
+    return Finding(
+        "weight decay too large",
+        f"activations hardly leave the middle of their range (gap {last['gap']:.2f}), and pictures of two classes are "
+        f"{last['between']:.2g} bits apart",
+        f"train anew with a lower --weight-decay (now {options.weight_decay:g})",
+    )
+
+
+def _batches_too_small(history: History, options: TrainingOptions) -> Finding | None:
+    """Most batches hold nothing to learn from, and yet the codes of all training pictures are not in order."""
+    recent = history[-2:]
+    idle = sum(line.get("idle", 0.0) for line in recent) / len(recent)
+    last = history[-1]
+    # Where training is done, batches are idle too; but then neighbours share their labels.
+    if idle < 0.5 or any(line["agreement"] > 0.75 for line in recent):
+        return None
+    return Finding(
+        "P × K too small",
+        f"{100 * idle:.0f} % of the batches of {options.classes_per_batch} × {options.pictures_per_class} pictures had no "
+        f"active triplet, but only {100 * last['agreement']:.0f} % of a training picture's neighbours have its label",
+        f"raise --classes-per-batch (now {options.classes_per_batch}) and --pictures-per-class (now "
+        f"{options.pictures_per_class})",
+    )
+
+
+def _learning_rate_too_low(history: History, options: TrainingOptions) -> Finding | None:
+    """At the pace of its fastest epoch the head would not turn noticeably in the whole run."""
+    if len(history) <= options.warmup:
+        return None
+    updates = history[-1]["updates"] * options.epochs
+    # Half of the highest rate is the mean of the schedule. Runs that learn turn by hundreds of degrees.
+    turned = 0.5 * updates * max(line["turn"] for line in history)
+    if turned > 5.0:
+        return None
+    return Finding(
+        "learning rate too low",
+        f"in all {updates:.0f} updates of the run the weights of a bit will have turned by some {turned:.2g} degrees",
+        f"raise --lr (now {options.lr:g}) tenfold or more",
+    )
+
+
+def _collapse(history: History, options: TrainingOptions) -> list[Finding]:
+    if not _collapsed(history):
+        return []
+    last = history[-1]
+    # Where the activations of two classes are as far apart as the margin asks for, it is not to blame.
+    if "active" in last and (_margin_impossible(last, options) or last["margin_bits"] > 0.8 * last["between"]):
+        # A quarter of the code is what random codes can spare; half of what was too much is a step.
+        bits = min(options.code_size / 8, last["margin_bits"] / 2)
+        return [
+            Finding(
+                "margin too large",
+                f"{_shape(last, options)}: classes are to be {last['margin_bits']:g} bits farther apart than pictures of one "
+                f"class, their activations come to {last['between']:.1f} of {options.code_size}",
+                f"lower --margin (now {last['margin']:g}), to {last['margin'] * bits / last['margin_bits']:g} say, or "
+                "give a larger --code-size",
+            )
+        ]
+    return [
+        Finding(
+            "collapse",
+            _shape(last, options),
+            f"lower --lr (now {options.lr:g}), and see whether the labels fit the pictures",
+        )
+    ]
+
+
+def _dead_bits(history: History, options: TrainingOptions) -> Finding | None:
+    """Bits that say nothing though the others do."""
+    last = history[-1]
+    if _collapsed(history):
+        return None
+    if _dead_in_training(history):
+        return Finding(
+            "dead bits",
+            f"{_counted_bits(last['dead'], options)} the same value in the codes of all training pictures",
+            f"lower --head-lr-factor (now {options.head_lr_factor:g}) or --lr (now {options.lr:g}), or give a smaller "
+            "--code-size",
+        )
+    # A bit puts each of C classes on one side, and all on one by chance in 2^(1-C). Before 50 updates, batch norm's means
+    # of the training pictures, which validation uses, are still those it began with.
+    recent = history[-3:]
+    usual = options.code_size * 2.0 ** (1 - last["val_classes"])
+    if sum(line["updates"] for line in history) < 100 or len(recent) < 3:
+        return None
+    if min(line["val_dead_bits"] for line in recent) <= max(0.1 * options.code_size, 4.0 * usual):
+        return None
+    return Finding(
+        "dead bits",
+        f"{_counted_bits(last['val_dead'], options)} the same value in the codes of all validation pictures, but not of the "
+        "training pictures",
+        "see whether the validation pictures look like those that are trained on",
+    )
+
+
+def _label_noise(history: History, options: TrainingOptions) -> Finding | None:
+    """A share of the training pictures looks, epoch after epoch, like another class."""
+    del options
+    if min(line["suspect_share"] for line in history[-2:]) < 0.05:
+        return None
+    last = history[-1]
+    return Finding(
+        LABEL_NOISE,
+        f"{100 * last['suspect_share']:.0f} % of the training pictures have neighbours that mostly carry one other label, the "
+        f"clearest are {', '.join(last['suspects'][:5])}",
+        "look at them and correct their labels: the run's suspects.csv lists all (hashret data sheet shows it)",
+    )
+
+
+def _overfitting(history: History, options: TrainingOptions) -> Finding | None:
+    """Validation has fallen from its best for three epochs, while training pictures came into better order."""
+    del options
+    best = max(history, key=lambda line: line["val_map"])
+    recent = history[-3:]
+    if history[-1]["epoch"] - best["epoch"] < 3 or best["val_map"] <= 0.0:
+        return None
+    now = sum(line["val_map"] for line in recent) / len(recent)
+    if now > best["val_map"] - max(0.05, 0.15 * best["val_map"]) or min(line["agreement"] for line in recent) < max(
+        0.6, best["agreement"]
+    ):
+        return None
+    return Finding(
+        "overfitting",
+        f"validation mAP was {best['val_map']:.3f} after epoch {best['epoch']} and is {now:.3f}, while training pictures came "
+        f"into better order (neighbours agree {100 * best['agreement']:.0f} %, now {100 * history[-1]['agreement']:.0f} %)",
+        "the best epoch is kept; for a better one give a stronger --augment, a larger --weight-decay, or more pictures",
+    )
+
+
+def _margin_impossible(line: Line, options: TrainingOptions) -> bool:
+    """Codes of random classes are half of their bits apart: more cannot be asked for on average."""
+    return "active" in line and bool(line["margin_bits"] >= options.code_size / 2)
+
+
+def _dead_in_training(history: History) -> bool:
+    return len(history) > 2 and all(line["dead"] for line in history[-2:])
+
+
+def _shape(line: Line, options: TrainingOptions) -> str:
+    """What the training codes look like, in half a sentence."""
+    if line["dead_bits"] == options.code_size:
+        return "all training pictures have the same code"
+    if line["effective_bits"] < 1.3:
+        return f"all {options.code_size} bits say the same (correlation {line['correlation']:.2f})"
+    return (
+        f"{line['dead_bits']:.0f} of {options.code_size} bits are dead, activations {line['gap']:.3f} from their bits"
+    )
+
+
+def _counted_bits(bits: Sequence[int], options: TrainingOptions) -> str:
+    shown = ", ".join(str(bit) for bit in bits[:8]) + (" …" if len(bits) > 8 else "")
+    return f"{len(bits)} of {options.code_size} bits ({shown}) {'has' if len(bits) == 1 else 'have'}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from hashret.model.device import pick_device
 from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
 from hashret.training.augmentation import augmentation
-from hashret.training.diagnosis import diagnose
+from hashret.training.diagnosis import LABEL_NOISE, SUSPECTS_NAMED, Finding, diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
-from hashret.training.monitors import Monitors
+from hashret.training.monitors import Monitors, progress_line
+from hashret.training.neighbours import Suspect
 from hashret.training.objectives import build_objective
 from hashret.training.objectives.triplet import BIT, auto_margin
 from hashret.training.options import TrainingOptions
@@ -42,6 +44,8 @@ _log = logging.getLogger("hashret.training")
 
 MOST_CLASSES_PER_BATCH = 16
 """Classes in a batch where nothing else is asked for and there are as many."""
+BALANCE_BINS = [each / 20 for each in range(21)]
+"""Of tensorboard's histogram: shares of ones of the bits."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ class _Loop:
         self.run, self.options, self.split, self.device = run, options, split, device
         self.hasher = hasher
         self.labels_N = torch.from_numpy(labels_N)
+        self.class_names = split.train.class_ids()[1]
         self.margin = (
             auto_margin(task=split.task, code_size=options.code_size, activation=options.activation)
             if options.margin == "auto"
@@ -140,7 +145,16 @@ class _Loop:
             pin_memory=device.type == "cuda",
         )
         self.update = Updater(hasher, build_objective(options, self.margin), options, device, len(self.sampler))
-        self.monitors = Monitors()
+        self.monitors = Monitors(
+            hasher.network.head,
+            labels_N,
+            code_size=options.code_size,
+            feature_size=hasher.feature_size,
+            activation=options.activation,
+            device=device,
+            seed=options.seed,
+        )
+        self.warned: dict[str, str] = {}
         self.progress = _Progress()
 
     def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
@@ -194,12 +208,12 @@ class _Loop:
             for rows, pixels in bar:
                 update = self.update(pixels, self.labels_N[rows], self.steps())
                 scalars = self.monitors.observe(
-                    update.outputs, self.labels_N[rows], update.scored, update.gradient_norm
+                    rows, update.outputs, self.labels_N[rows], update.scored, update.gradient_norm
                 )
                 progress.batch += 1
                 for name, value in scalars.items():
                     writer.add_scalar(f"train/{name}", value, self.steps())
-                bar.set_postfix({name: f"{value:.3g}" for name, value in scalars.items()})
+                bar.set_postfix_str(progress_line(scalars), refresh=False)
                 if interrupt.requested:
                     return False
         return True
@@ -210,42 +224,73 @@ class _Loop:
         progress = self.progress
         validation = validate(self.hasher, self.validation_loader, self.validation_labels_N)
         progress.epoch += 1
-        means = self.monitors.end_epoch()
+        seen = self.monitors.end_epoch()
         progress.batch = 0
         progress.seconds += time.perf_counter() - started
         for name, value in validation.as_dict().items():
             writer.add_scalar(f"validation/{name}", value, self.steps())
+        writer.add_histogram("validation/balance", np.array(validation.codes.balance), self.steps(), bins=BALANCE_BINS)
+        for name, value in seen.items():
+            writer.add_scalar(f"epoch/{name}", value, self.steps())
         writer.add_scalar("train/lr", self.update.lr, self.steps())
         if validation.map > progress.best_map:
             progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, validation.map, validation.hit1
             self.save_model(self.run.folder, validation)
         if self.options.keep_epochs:
             self.save_model(epoch_folder(self.run.folder, progress.epoch), validation)
+        suspects = self.monitors.codes.suspects()
         self.run.log(
             {
                 "epoch": progress.epoch,
                 "seconds": round(progress.seconds, 2),
                 "lr": self.update.lr,
-                **means,
+                "classes": len(self.class_names),
+                "margin": self.margin,
+                "margin_bits": self.margin / BIT[self.options.activation],
+                **seen,
+                "suspects": [self.split.train.ids[suspect.row] for suspect in suspects[:SUSPECTS_NAMED]],
                 **{f"val_{name}": value for name, value in validation.as_dict().items()},
+                "dead": self.monitors.codes.dead,
+                "val_dead": validation.codes.dead,
             }
         )
-        _log.info(
-            "epoch %d/%d: loss %.3f, active %.1f %%, imbalance %.3f, validation mAP %.4f, hit@1 %.4f, dead bits %d, %.0f s%s",
-            progress.epoch,
-            self.options.epochs,
-            means.get("loss", 0.0),
-            100 * means.get("active", 0.0),
-            validation.imbalance,
-            validation.map,
-            validation.hit1,
-            validation.dead_bits,
-            progress.seconds,
-            " (best so far)" if progress.best_epoch == progress.epoch else "",
-        )
-        for finding in diagnose(self.run.history(), self.options):
-            _log.warning("%s", finding.sentence)
+        _log.info("%s", self.epoch_line(seen, validation))
+        findings = diagnose(self.run.history(), self.options)
+        self.warn(findings)
+        if any(finding.cause == LABEL_NOISE for finding in findings):
+            self.write_suspects(suspects)
         self.save_state()
+
+    def epoch_line(self, seen: Mapping[str, float], validation: Validation) -> str:
+        """What there is to say of an epoch, in two lines: how learning goes, and what the codes look like."""
+        progress, shape = self.progress, validation.codes
+        active = f", active {100 * seen['active']:.1f} %" if "active" in seen else ""
+        return (
+            f"epoch {progress.epoch}/{self.options.epochs}: loss {seen['loss']:.3f}{active}, "
+            f"gradient {seen.get('gradient', math.inf):.3g}; "
+            f"validation mAP {validation.map:.4f} (float {validation.float_map:.4f}), "
+            f"hit@1 {validation.hit1:.4f} (float {validation.float_hit1:.4f}), {progress.seconds:.0f} s"
+            f"{' (best so far)' if progress.best_epoch == progress.epoch else ''}\n"
+            f"  codes: imbalance {shape.mean_imbalance:.3f}, dead bits {shape.dead_bits}, entropy {shape.entropy_bits:.3f}, "
+            f"correlation {shape.mean_correlation:.3f}, {shape.effective_bits:.1f} of {shape.code_size} bits effective, "
+            f"{shape.distinct_codes} of {shape.n} distinct; gap {seen['gap']:.3f}, "
+            f"neighbours agree {100 * seen['agreement']:.0f} %"
+        )
+
+    def warn(self, findings: Sequence[Finding]) -> None:
+        """Say what is new: a cause once, and again when what to do about it changes."""
+        for finding in findings:
+            if self.warned.get(finding.cause) != finding.advice:
+                self.warned[finding.cause] = finding.advice
+                _log.warning("%s", finding.sentence)
+
+    def write_suspects(self, suspects: Sequence[Suspect]) -> None:
+        """All pictures whose neighbours contradict their label, as a table that `hashret data sheet` shows."""
+        table = self.split.train.select([suspect.row for suspect in suspects])
+        neighbours = [self.class_names[suspect.rival] for suspect in suspects]
+        replace(table, attributes={**table.attributes, "neighbours": neighbours}).write_csv(
+            self.run.folder / "suspects.csv"
+        )
 
     def save_model(self, folder: Path, validation: Validation) -> None:
         """Write the present model to `folder`."""
@@ -276,12 +321,24 @@ class _Loop:
         torch.set_rng_state(state["random"].cpu())
         self.progress = _Progress(**state["progress"])
         self.run.cut_log(self.progress.epoch)
+        history = self.run.history()
+        for epochs in range(1, len(history) + 1):  # what was said before is not said again
+            self.warned |= {finding.cause: finding.advice for finding in diagnose(history[:epochs], self.options)}
 
     def record_status(self, result: TrainingResult) -> None:
-        """Write how the run stands into run.json."""
+        """Write how the run stands into run.json, and say what was found wrong."""
         document = self.run.read()
+        findings = diagnose(self.run.history(), self.options)
+        if findings and result.status != "interrupted":
+            _log.warning("found in this run:%s", "".join(f"\n  - {finding.sentence}" for finding in findings))
         self.run.write(
-            {**document, "status": result.status, "result": vars(result), "seconds": round(self.progress.seconds, 1)}
+            {
+                **document,
+                "status": result.status,
+                "result": vars(result),
+                "seconds": round(self.progress.seconds, 1),
+                "findings": [finding._asdict() for finding in findings],
+            }
         )
 
 

@@ -63,14 +63,15 @@ def _beside(history: History, options: TrainingOptions) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-def _collapsed(history: History) -> bool:
+def _collapsed(history: History, options: TrainingOptions) -> bool:
     """All bits of the training codes say the same, or nothing, for two epochs, and neighbours do not share labels.
 
-    Healthy runs on six colours had 2.4 to 6 effective bits, a dip to 1.4 for an epoch; collapsed ones 0 or 1.0 to 1.1. Two
-    classes need no more than one.
+    Runs on six colours that learned had 2 to 6 effective bits, and dips to 1.4 for an epoch; collapsed ones stay at 0, or at
+    1.0 to 1.1. Two classes need no more than one.
     """
     return history[-1].get("classes", 0) > 2 and all(
-        line["effective_bits"] < 1.3 and line["agreement"] < 0.75 for line in history[-2:]
+        (line["effective_bits"] < 1.3 or line["dead_bits"] > 0.8 * options.code_size) and line["agreement"] < 0.75
+        for line in history[-2:]
     )
 
 
@@ -81,7 +82,7 @@ def _learning_rate_too_high(history: History, options: TrainingOptions) -> Findi
     # The default turns a bit's weights by 5 to 13 degrees at the most, ten times its rate by 60 and more.
     wild = largest > 60.0 and not _margin_impossible(last, options)
     broken = sum(line["broken"] for line in history[-2:])
-    harmed = _collapsed(history) or _dead_in_training(history) or last["gap"] < 0.02
+    harmed = _collapsed(history, options) or _dead_in_training(history) or last["gap"] < 0.02
     if not broken and not (wild and harmed):
         return None
     evidence = (
@@ -145,7 +146,7 @@ def _learning_rate_too_low(history: History, options: TrainingOptions) -> Findin
 
 
 def _collapse(history: History, options: TrainingOptions) -> list[Finding]:
-    if not _collapsed(history):
+    if not _collapsed(history, options):
         return []
     last = history[-1]
     # Where the activations of two classes are as far apart as the margin asks for, it is not to blame.
@@ -161,11 +162,12 @@ def _collapse(history: History, options: TrainingOptions) -> list[Finding]:
                 "give a larger --code-size",
             )
         ]
+    change = ["halve the --margin"] if "active" in last else []
     return [
         Finding(
             "collapse",
-            _shape(last, options),
-            f"lower --lr (now {options.lr:g}), and see whether the labels fit the pictures",
+            f"{_shape(last, options)}, and the numbers do not tell why",
+            f"try in turn: {', '.join([*change, f'a lower --lr (now {options.lr:g})', 'larger batches'])}",
         )
     ]
 
@@ -173,7 +175,7 @@ def _collapse(history: History, options: TrainingOptions) -> list[Finding]:
 def _dead_bits(history: History, options: TrainingOptions) -> Finding | None:
     """Bits that say nothing though the others do."""
     last = history[-1]
-    if _collapsed(history):
+    if _collapsed(history, options):
         return None
     if _dead_in_training(history):
         return Finding(
@@ -216,13 +218,14 @@ def _overfitting(history: History, options: TrainingOptions) -> Finding | None:
     """Validation has fallen from its best for three epochs, while training pictures came into better order."""
     del options
     best = max(history, key=lambda line: line["val_map"])
-    recent = history[-3:]
-    if history[-1]["epoch"] - best["epoch"] < 3 or best["val_map"] <= 0.0:
+    later = [line for line in history if line["epoch"] > best["epoch"]]
+    recent = later[-3:]
+    # A few hundred updates in, scores still go up and down, and so do they from one epoch to the next.
+    if len(recent) < 3 or sum(line["updates"] for line in later) < 50:
         return None
-    now = sum(line["val_map"] for line in recent) / len(recent)
-    if now > best["val_map"] - max(0.05, 0.15 * best["val_map"]) or min(line["agreement"] for line in recent) < max(
-        0.6, best["agreement"]
-    ):
+    now = max(line["val_map"] for line in recent)
+    worse = now < best["val_map"] - max(0.05, 0.15 * best["val_map"])
+    if not worse or min(line["agreement"] for line in recent) < max(0.6, best["agreement"]):
         return None
     return Finding(
         "overfitting",

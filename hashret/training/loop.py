@@ -104,8 +104,11 @@ def train(
             return loop.run_epochs(interrupt)
         except BaseException as error:
             # A full disk may be why the run failed: what failed comes first, not that it cannot be written down.
+            ended: dict[str, Any] = {"status": "interrupted"}
+            if not isinstance(error, KeyboardInterrupt):
+                ended = {"status": "failed", "error": str(error) or type(error).__name__}
             with contextlib.suppress(OSError):
-                run.write({**run.read(), "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"})
+                run.write({**run.read(), **ended})
             raise
 
 

@@ -131,7 +131,7 @@ def batch_numbers(outputs: Outputs, bits_DK: Tensor, labels_D: Tensor, activatio
     size, code_size = bits_DK.shape
     labels_D = labels_D.to(bits_DK.device)
     squares = (signed_DK * signed_DK).sum(dim=1)
-    apart_DD = 0.25 * (squares[:, None] + squares[None, :] - 2.0 * signed_DK @ signed_DK.T)
+    apart_DD = 0.25 * (squares[:, None] + squares[None, :] - 2.0 * signed_DK @ signed_DK.T).clamp_min(0.0)
     same_DD = labels_D[:, None] == labels_D[None, :]
     ones_DK = bits_DK.float()
     share_K = ones_DK.mean(dim=0)

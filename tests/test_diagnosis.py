@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 import logging
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from conftest import make_pictures
+from PIL import Image
 
 from hashret.data.sources import open_source
 from hashret.data.table import PictureTable
@@ -80,7 +82,7 @@ def trained(tmp_path: Path, colours: Path) -> Callable[..., Trained]:
         {"seed": 1},
         {"seed": 2, "code_size": 64, "margin": "auto"},
         {"mining": "semi-hard"},
-        {"optimizer": "sgd", "lr": 1e-3},
+        {"optimizer": "sgd", "lr": 3e-4},
         {"activation": "sigmoid", "margin": 1.0},
         {"lr": 3e-4},
         {"epochs": 1},
@@ -189,6 +191,32 @@ def test_batches_that_hold_nothing_to_learn(trained: Callable[..., Trained], tmp
     assert "raise --classes-per-batch (now 2) and --pictures-per-class (now 2)" in run.findings[0].advice
     # What it says helps: batches of 12 × 4 learn from every one.
     assert trained(table, classes_per_batch=12, pictures_per_class=4, epochs=5).findings == []
+
+
+def test_what_training_makes_the_network_blind_to(trained: Callable[..., Trained], tmp_path: Path) -> None:
+    """Trained to tell hues apart, squares of any brightness on them; validated on squares of one hue."""
+
+    def draw(path: Path, hue: float, square: float, rng: np.random.Generator) -> None:
+        array = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.8, 0.6)) + rng.normal(0, 20, (32, 32, 3))
+        y, x = rng.integers(0, 16, 2)
+        array[y : y + 12, x : x + 12] += square
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(path)
+
+    squares = [-90, -30, 30, 90]
+    for i in range(16):
+        for c in range(8):
+            rng = np.random.default_rng([c, i])
+            draw(tmp_path / "blind" / "train" / f"hue{c}" / f"{i}.png", c / 8, rng.choice(squares), rng)
+        for c, square in enumerate(squares):
+            rng = np.random.default_rng([99, c, i])
+            draw(tmp_path / "blind" / "val" / f"square{c}" / f"{i}.png", 1 / 16, square, rng)
+    table = open_source(tmp_path / "blind")
+    run = trained(table, classes_per_batch=8, pictures_per_class=2, margin=8.0, epochs=16, seed=1)
+    assert run.causes == ["dead bits", "overfitting"]
+    dead, overfitting = run.findings
+    assert "of all validation pictures, but not of the training pictures" in dead.evidence
+    assert "training pictures came into better order" in overfitting.evidence and "--augment" in overfitting.advice
 
 
 # ---- the rules by their numbers

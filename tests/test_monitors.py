@@ -72,6 +72,16 @@ def test_the_smallest_batches_give_finite_numbers(size: int, labels: list[int]) 
         assert all(math.isfinite(value) for value in numbers(logits, labels).values())
 
 
+def test_pictures_with_several_labels_are_of_one_class_where_they_share_one() -> None:
+    logits = np.random.default_rng(0).normal(size=(4, 6))
+    flags = torch.tensor([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1], [0, 1, 0, 1]], dtype=torch.float32)
+    shared = numbers(logits, flags)
+    apart = 0.25 * ((np.tanh(logits)[:, None] - np.tanh(logits)[None]) ** 2).sum(axis=2)
+    alike = [(0, 1), (1, 3), (2, 3)]
+    assert shared["within"] == pytest.approx(np.mean([apart[pair] for pair in alike]), abs=1e-5)
+    assert shared["between"] == pytest.approx(np.mean([apart[pair] for pair in [(0, 2), (0, 3), (1, 2)]]), abs=1e-5)
+
+
 def monitors(labels: np.ndarray, code_size: int = 8, head: nn.Module | None = None) -> Monitors:
     return Monitors(
         head or nn.Linear(2, code_size),
@@ -224,6 +234,15 @@ def test_codes_that_say_nothing_accuse_nobody(code_size: int) -> None:
             show(watched, bits)
             assert watched.end_epoch()["agreement"] < 0.4
         assert watched.suspects() == []
+
+
+def test_pictures_with_several_labels_are_never_suspects() -> None:
+    bits, labels, _ = clusters(40, 6, 0.2)
+    watched = watching(np.eye(6, dtype=bool)[labels], bits)
+    for _ in range(4):
+        show(watched, bits)
+        assert watched.end_epoch()["agreement"] > 0.5
+    assert watched.suspects() == []
 
 
 def test_a_small_class_among_large_ones_is_no_error() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from hashret.model.hasher import Hasher, build
 from hashret.training.augmentation import augmentation
 from hashret.training.diagnosis import LABEL_NOISE, SUSPECTS_NAMED, Finding, diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
-from hashret.training.monitors import Monitors, progress_line
+from hashret.training.monitors import Monitors, codes_line, learning_line, progress_line
 from hashret.training.neighbours import Suspect
 from hashret.training.objectives import build_objective
 from hashret.training.objectives.triplet import BIT, auto_margin
@@ -257,28 +256,21 @@ class _Loop:
                 "val_dead": validation.codes.dead,
             }
         )
-        _log.info("%s", self.epoch_line(seen, validation))
+        best = " (best so far)" if progress.best_epoch == progress.epoch else ""
+        _log.info(
+            "epoch %d/%d: %s, %.0f s%s\n  codes: %s",
+            progress.epoch,
+            self.options.epochs,
+            learning_line(seen, validation),
+            progress.seconds,
+            best,
+            codes_line(seen, validation),
+        )
         findings = diagnose(self.run.history(), self.options)
         self.warn(findings)
         if any(finding.cause == LABEL_NOISE for finding in findings):
             self.write_suspects(suspects)
         self.save_state()
-
-    def epoch_line(self, seen: Mapping[str, float], validation: Validation) -> str:
-        """What there is to say of an epoch, in two lines: how learning goes, and what the codes look like."""
-        progress, shape = self.progress, validation.codes
-        active = f", active {100 * seen['active']:.1f} %" if "active" in seen else ""
-        return (
-            f"epoch {progress.epoch}/{self.options.epochs}: loss {seen['loss']:.3f}{active}, "
-            f"gradient {seen.get('gradient', math.inf):.3g}; "
-            f"validation mAP {validation.map:.4f} (float {validation.float_map:.4f}), "
-            f"hit@1 {validation.hit1:.4f} (float {validation.float_hit1:.4f}), {progress.seconds:.0f} s"
-            f"{' (best so far)' if progress.best_epoch == progress.epoch else ''}\n"
-            f"  codes: imbalance {shape.mean_imbalance:.3f}, dead bits {shape.dead_bits}, entropy {shape.entropy_bits:.3f}, "
-            f"correlation {shape.mean_correlation:.3f}, {shape.effective_bits:.1f} of {shape.code_size} bits effective, "
-            f"{shape.distinct_codes} of {shape.n} distinct; gap {seen['gap']:.3f}, "
-            f"neighbours agree {100 * seen['agreement']:.0f} %"
-        )
 
     def warn(self, findings: Sequence[Finding]) -> None:
         """Say what is new: a cause once, and again when what to do about it changes."""

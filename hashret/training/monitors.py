@@ -9,6 +9,7 @@ Shapes: D pictures of a batch, K bits.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from hashret.training.neighbours import TrainingCodes
 from hashret.training.objectives import Outputs, Scored
+from hashret.training.validation import Validation
 
 IN_LINE = {"gradient": "grad", "imbalance": "imbal", "dead_bits": "dead", "correlation": "corr"}
 """How the progress line shortens names."""
@@ -27,13 +29,14 @@ NOT_IN_LINE = ("turn", "within", "between")
 class Monitors:
     """Looks at every update and sums it up over an epoch.
 
-    `head` is the module from features to logits; `labels_N` the class numbers of all training pictures.
+    `head` is the module from features to logits; `labels_N` the class numbers of all training pictures, or (N, C) flags of
+    several labels a picture.
     """
 
     def __init__(
         self,
         head: nn.Module,
-        labels_N: NDArray[np.int64],
+        labels_N: NDArray[np.int64] | NDArray[np.bool_],
         *,
         code_size: int,
         feature_size: int,
@@ -121,10 +124,11 @@ class Monitors:
 def batch_numbers(outputs: Outputs, bits_DK: Tensor, labels_D: Tensor, activation: str) -> dict[str, Tensor]:
     """Numbers of a batch's activations and bits, scalars on their device.
 
-    gap: mean distance of an activation from the bit it stands for, 0 (they are codes) to 1 (they say nothing). within and
-    between: mean distance of two pictures of one class and of two classes, in bits. imbalance: mean |share of ones - 0.5|.
-    dead_bits: bits with one value in the whole batch. entropy: of a bit, mean. correlation: mean |r| over pairs of bits that
-    vary. distinct: share of pictures with a code that no earlier one has.
+    labels: class numbers (D,), or (D, C) numbers that are above 0 where a picture has a label; pictures that share one are
+    of one class. gap: mean distance of an activation from the bit it stands for, 0 (they are codes) to 1 (they say nothing).
+    within and between: mean distance of two pictures of one class and of two classes, in bits. imbalance: mean |share of
+    ones - 0.5|. dead_bits: bits with one value in the whole batch. entropy: of a bit, mean. correlation: mean |r| over pairs
+    of bits that vary. distinct: share of pictures with a code that no earlier one has.
     """
     activations = outputs.activations_DK.detach()
     signed_DK = activations if activation == "tanh" else 2.0 * activations - 1.0
@@ -132,7 +136,7 @@ def batch_numbers(outputs: Outputs, bits_DK: Tensor, labels_D: Tensor, activatio
     labels_D = labels_D.to(bits_DK.device)
     squares = (signed_DK * signed_DK).sum(dim=1)
     apart_DD = 0.25 * (squares[:, None] + squares[None, :] - 2.0 * signed_DK @ signed_DK.T).clamp_min(0.0)
-    same_DD = labels_D[:, None] == labels_D[None, :]
+    same_DD = labels_D[:, None] == labels_D[None, :] if labels_D.ndim == 1 else labels_D @ labels_D.T > 0
     ones_DK = bits_DK.float()
     share_K = ones_DK.mean(dim=0)
     spread_K = (share_K * (1.0 - share_K)).sqrt()
@@ -158,3 +162,24 @@ def progress_line(observed: dict[str, float]) -> str:
     """What the progress line shows of an update, what one looks at first to the left: a narrow terminal cuts the rest."""
     shown = {IN_LINE.get(name, name): value for name, value in observed.items() if name not in NOT_IN_LINE}
     return " ".join(f"{name} {value:.3g}" for name, value in shown.items())
+
+
+def learning_line(seen: Mapping[str, float], validation: Validation) -> str:
+    """How learning went in an epoch, for people."""
+    active = f", active {100 * seen['active']:.1f} %" if "active" in seen else ""
+    return (
+        f"loss {seen['loss']:.3f}{active}, gradient {seen.get('gradient', math.inf):.3g}; "
+        f"validation mAP {validation.map:.4f} (float {validation.float_map:.4f}), "
+        f"hit@1 {validation.hit1:.4f} (float {validation.float_hit1:.4f})"
+    )
+
+
+def codes_line(seen: Mapping[str, float], validation: Validation) -> str:
+    """What the codes of validation pictures look like, and how near training comes to codes, for people."""
+    shape = validation.codes
+    return (
+        f"imbalance {shape.mean_imbalance:.3f}, dead bits {shape.dead_bits}, entropy {shape.entropy_bits:.3f}, "
+        f"correlation {shape.mean_correlation:.3f}, {shape.effective_bits:.1f} of {shape.code_size} bits effective, "
+        f"{shape.distinct_codes} of {shape.n} distinct; gap {seen['gap']:.3f}, "
+        f"neighbours agree {100 * seen['agreement']:.0f} %"
+    )

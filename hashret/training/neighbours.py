@@ -43,11 +43,20 @@ class TrainingCodes:
     """Codes and prints of training pictures as last computed, and a running mean of what their neighbours say."""
 
     def __init__(
-        self, labels_N: NDArray[np.int64], *, code_size: int, feature_size: int, device: torch.device, seed: int
+        self,
+        labels_N: NDArray[np.int64] | NDArray[np.bool_],
+        *,
+        code_size: int,
+        feature_size: int,
+        device: torch.device,
+        seed: int,
     ) -> None:
-        self.rows_W = _watched(labels_N, seed)
-        self.labels_W = labels_N[self.rows_W]
-        self.place_N = torch.full((len(labels_N),), -1)
+        # A picture of several labels agrees with those that have the very same ones, and is never a suspect.
+        self.one_label = labels_N.ndim == 1
+        classes_N = np.asarray(labels_N if self.one_label else _sets_of_labels(labels_N), np.int64)
+        self.rows_W = _watched(classes_N, seed)
+        self.labels_W = classes_N[self.rows_W]
+        self.place_N = torch.full((len(classes_N),), -1)
         self.place_N[torch.from_numpy(self.rows_W)] = torch.arange(len(self.rows_W))
         self.seed = seed
         self.epochs = 0
@@ -85,7 +94,7 @@ class TrainingCodes:
         agreement = neighbour_labels(packed, labels_W, self.code_size)[0].mean()
         own, other, rival = neighbour_labels(codes.pack(bits_WX[:, self.code_size :]), labels_W, PRINT_BITS)
         at = torch.from_numpy(order)
-        rivalry = torch.from_numpy((other - own) * _classes_hold(labels_W, own >= other))
+        rivalry = torch.from_numpy((other - own) * _classes_hold(labels_W, own >= other) * self.one_label)
         self.suspicion_W[at] = 0.5 * self.suspicion_W[at] + 0.5 * rivalry
         self.rival_W[at] = torch.from_numpy(rival)
         self.epochs += 1
@@ -161,6 +170,11 @@ def _classes_hold(labels_W: NDArray[np.int64], agrees_W: NDArray[np.bool_]) -> N
     agreeing = np.bincount(labels_W, weights=agrees_W) / np.maximum(np.bincount(labels_W), 1)
     held: NDArray[np.bool_] = agreeing[labels_W] >= 0.5
     return held
+
+
+def _sets_of_labels(flags_NC: NDArray[Any]) -> NDArray[np.int64]:
+    """A number (N,) for each different row of flags."""
+    return np.unique(flags_NC, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _watched(labels_N: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

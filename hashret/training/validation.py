@@ -81,13 +81,14 @@ def scores(
     code_size = logits_NK.shape[1]
     codes_NB = codes.binarize(logits_NK, thresholds_K)
     squares_N = (activations_NK * activations_NK).sum(axis=1)
-    level = 4.0 * max(float(squares_N.max()), np.finfo(np.float32).tiny) / LEVELS
+    level = 4.0 * max(float(squares_N.max()), float(np.finfo(np.float32).tiny)) / LEVELS
 
     def float_distances(chunk: slice) -> NDArray[np.int16]:
         """Squared Euclidean, in steps of the largest there could be: 1023 steps."""
         products = activations_NK[chunk] @ activations_NK.T
         apart = squares_N[chunk, None] + squares_N[None, :] - 2.0 * products
-        return np.rint(apart.clip(0.0) / level).astype(np.int16)
+        levels: NDArray[np.int16] = np.rint(apart.clip(0.0) / level).astype(np.int16)
+        return levels
 
     binary = _score(lambda chunk: hamming.distances(codes_NB[chunk], codes_NB, code_size), labels_N)
     floats = _score(float_distances, labels_N)

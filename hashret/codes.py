@@ -73,6 +73,13 @@ def unpack(codes_NB: npt.ArrayLike, code_size: int) -> Bits:
     return np.unpackbits(codes, axis=1, count=code_size, bitorder=BIT_ORDER).astype(np.bool_)
 
 
+def prefix(codes_NB: npt.ArrayLike, code_size: int, length: int) -> Codes:
+    """Packed codes (N, ceil(length / 8)) of the first `length` bits; CodeError unless there are so many."""
+    if not 1 <= length <= code_size:
+        raise CodeError(f"a prefix of {length} bits was asked for, expected 1 to the {code_size} of the codes")
+    return pack(unpack(codes_NB, code_size)[:, :length])
+
+
 def check_codes(codes_NB: npt.ArrayLike, code_size: int) -> Codes:
     """The codes as they came, once dtype (uint8), shape (N, ceil(code_size / 8)) and zero tail bits are checked."""
     n_bytes = bytes_per_code(code_size)

@@ -93,7 +93,7 @@ def picture_exists(path: str) -> bool:
     """Whether there is a file (or a zip member) at `path`; says nothing about what is in it."""
     inside = split_zip_path(path)
     if inside is None:
-        return Path(_on_disk(path)).is_file()
+        return Path(on_disk(path)).is_file()
     try:
         return open_archive(inside[0]).find(inside[1]) is not None
     except DataError:
@@ -215,7 +215,7 @@ def _opened(name: str, pixel_limit: int) -> IO[bytes]:
         # An uncompressed picture takes at most 8 bytes a pixel; more than that is a zip bomb.
         return io.BytesIO(archive.read(inside[1], byte_limit=8 * pixel_limit))
     try:
-        return Path(_on_disk(name)).open("rb")
+        return Path(on_disk(name)).open("rb")
     except FileNotFoundError as error:
         raise ImageError("there is no such file; check the path") from error
     except IsADirectoryError as error:
@@ -227,7 +227,7 @@ def _opened(name: str, pixel_limit: int) -> IO[bytes]:
         raise ImageError(f"the file cannot be opened ({reason})") from error
 
 
-def _on_disk(path: str) -> str:
+def on_disk(path: str) -> str:
     """`path`, or the path spelled as the disk spells it when only the Unicode form (NFC, NFD) of a name differs."""
     if path.isascii() or os.path.lexists(path):
         return path
@@ -296,7 +296,7 @@ def open_archive(path: str) -> Archive:
 
     Raises DataError when it is missing or no zip.
     """
-    path = _on_disk(str(Path(path).absolute()))
+    path = on_disk(str(Path(path).absolute()))
     try:
         status = Path(path).stat()
         key = (path, status.st_mtime_ns, status.st_size)

@@ -212,3 +212,39 @@ def test_the_table_shows_the_documents_numbers(hashret: Callable, tiny_run: Path
     tied = document["results"][0]["scores"]["map@10"]
     assert f"{tied['worst']:.4f} {tied['best']:.4f}" in out
     assert "Signature of every score: ties:exact-expectation|self:left-out-by-id|no-relevant:excluded|" in out
+
+
+def test_nested_codes_logits_and_two_stages_stand_beside_hash_and_float(
+    hashret: Callable, closed_set: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    nested = Hasher.from_pretrained(tiny_run, device="cpu")
+    nested.protocol["nested"] = [3, 8]
+    nested.save_pretrained(tmp_path / "nested")
+    words = ["--model", tmp_path / "nested", "--data", closed_set, "--two-stage", 5, "--logits"]
+    document = evaluated(hashret, *words)
+    bits = nested.code_size
+    names = [result["name"] for result in document["results"]]
+    assert names == [
+        f"hash, {bits} bits",
+        f"float, {nested.feature_size} numbers",
+        "two-stage, 5",
+        "first 3 bits",
+        "first 8 bits",
+        f"float, {bits} activations",
+    ]
+    table = open_source(closed_set)
+    encoded = encode_table(nested, table, what=("codes", "logits"), workers=0)
+    of_bits = (encoded.logits > 0).astype(int)
+    apart = [np.abs(of_bits[:, None, :length] - of_bits[None, :, :length]).sum(axis=2) for length in (3, 8)]
+    relaxed = np.tanh(encoded.logits)
+    relaxed /= np.linalg.norm(relaxed, axis=1, keepdims=True)
+    for result, distances in zip(document["results"][3:], [*apart, 1 - relaxed @ relaxed.T], strict=True):
+        scored = []
+        for q in range(len(table)):
+            others = [n for n in range(len(table)) if n != q]
+            relevant = [table.labels[n] == table.labels[q] for n in others]
+            scored.append(plain_scores([distances[q, n].item() for n in others], relevant, [1]))
+        assert result["scores"]["hit@1"]["expected"] == pytest.approx(
+            np.mean([scores["hit@1"] for scores in scored if scores]), abs=2e-3
+        )
+    assert "hamming+cosine-of-the-nearest-5" in document["results"][2]["scores"]["hit@1"]["signature"]

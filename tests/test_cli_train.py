@@ -17,13 +17,21 @@ from conftest import TINY
 
 from hashret.data.sources import open_source
 from hashret.model.hasher import Hasher
-from hashret.training.loop import _Loop, train
+from hashret.training.loop import train
 from hashret.training.options import TrainingOptions
 from hashret.training.runs import Run, create_run
+from hashret.training.updates import Updater
 
 ROOT = Path(__file__).parent.parent
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 ISSUE = ["--exp_name", "CUB_32", "--code_size", "32", "--triplet_margin", "8", "--dataset_name", "CUB_200_2011"]
+
+
+WITHOUT_PAIRS = [
+    word for flag, value in zip(TINY[::2], TINY[1::2], strict=True)
+    if flag not in ("--classes-per-batch", "--pictures-per-class") for word in (flag, value)
+]  # fmt: skip
+"""TINY for objectives that do not compare the pictures of a batch."""
 
 
 def settings(run: Path) -> dict:
@@ -98,7 +106,35 @@ def test_names_of_runs_come_from_the_datas_name(
     assert [run.name for run in (tmp_path / "runs").iterdir()] == [name]
 
 
+def test_flags_of_the_loss_reach_the_run(hashret: Callable, closed_set: Path, tmp_path: Path) -> None:
+    flags = {
+        "--mining": "hard", "--hinge": "softplus", "--sign-weight": 0.5, "--proxy-weight": 0.25, "--memory": 64,
+        "--balance": 0.125, "--quantisation": 2.0,
+    }  # fmt: skip
+    words = ["train", "--data", closed_set, "--runs", tmp_path, *TINY, "--code-size", 24, "--epochs", 1, "--nested"]
+    assert hashret(*words, *(word for flag in flags.items() for word in flag), "--exp-name", "a").status == 0
+    options = settings(tmp_path / "a")["options"]
+    assert {flag: options[flag[2:].replace("-", "_")] for flag in flags} == flags and options["nested"] is True
+    words = ["train", "--data", closed_set, "--runs", tmp_path, *WITHOUT_PAIRS, "--epochs", 1, "--exp-name", "b"]
+    assert hashret(*words, "--objective", "classification", "--through", "codes", "--balance", "auto").status == 0
+    run = settings(tmp_path / "b")
+    assert (run["options"]["through"], run["options"]["balance"], run["margin"]) == ("codes", "auto", None)
+
+
 # ---- refusals
+
+
+def test_a_flag_that_the_objective_does_not_read(hashret: Callable, closed_set: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", closed_set, "--runs", tmp_path, *WITHOUT_PAIRS, "--objective"]
+    for flags, message in (
+        (["cosine", "--mining", "hard"], "--mining is hard, but --objective cosine does not read it (triplet would)"),
+        (["classification", "--nested"], "--nested is about codes"),
+        (["easy"], "invalid choice: 'easy'"),
+        (["dtsh", "--margin", "wide"], "'wide' is neither a number nor 'auto'"),
+    ):
+        status, out, err = hashret(*words, *flags)
+        assert (status, out) == (2, "") and message in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_is_no_path(hashret: Callable, closed_set: Path, tmp_path: Path) -> None:
@@ -181,14 +217,14 @@ def test_pictures_are_read_only_where_training_needs_them(
     status, _, err = hashret(*words)
     assert status == 1 and str(broken["train"]) in err and not (tmp_path / "a").exists()
 
-    step, calls = _Loop.step, [0]
+    step, calls = Updater.__call__, [0]
 
     def interrupted_in_the_second_epoch(*args: object) -> object:
         calls[0] += 1
         return ctrl_c() if calls[0] == 3 else step(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Loop, "step", interrupted_in_the_second_epoch)
+        patched.setattr(Updater, "__call__", interrupted_in_the_second_epoch)
         assert hashret(*words, "--on-bad", "skip").status == 130
     listed = (tmp_path / "a" / "skipped.txt").read_text("utf-8")
     assert listed.startswith(f"{broken['train']}\t") and listed.count("\n") == 1, "the broken test picture was not read"
@@ -258,7 +294,7 @@ def test_resume_finds_the_run_beside_pictures_of_its_name_from_any_folder(
     weights = ["--weights", "first/model.safetensors", "--mean", 0.5, 0.5, 0.5, "--std", 0.5, 0.5, 0.5]
     shutil.copytree("runs/first", "first")
     with monkeypatch.context() as patched:
-        patched.setattr("hashret.training.loop._Loop.step", ctrl_c)
+        patched.setattr("hashret.training.loop.Updater.__call__", ctrl_c)
         assert hashret("train", "--data", "cars", "--exp-name", "cars", *TINY, *weights).status == 130
     assert settings(tmp_path / "runs" / "cars")["status"] == "interrupted"
     (tmp_path / "elsewhere" / "cars").mkdir(parents=True)
@@ -315,7 +351,7 @@ def test_runs_lists_them_best_first_whatever_became_of_them(hashret: Callable, t
     assert scores == sorted(scores, reverse=True)
     assert by_name["whole"] == {
         "run": "whole", "status": "done", "epochs": "2/2", "best": document["result"]["best_epoch"],
-        "val_map": document["result"]["best_map"], "val_hit1": document["result"]["best_hit1"], "bits": 16, "margin": 16.0,
+        "val_map": document["result"]["best_map"], "val_hit1": document["result"]["best_hit1"], "bits": 16, "margin": 24.0,
         "backbone": "squeezenet1_1", "task": "closed", "validation": document["validation"], "data": "hues",
         "findings": [],
     }  # fmt: skip

@@ -113,3 +113,14 @@ def test_statistics_of_a_collapsed_and_of_a_perfect_set() -> None:
     assert (perfect.entropy_bits, perfect.mean_imbalance, perfect.max_correlation) == (1.0, 0.0, 0.0)
     with pytest.raises(CodeError, match="no codes"):
         codes.statistics(np.zeros((0, 1), np.uint8), 8)
+
+
+@given(n=st.integers(0, 4), code_size=st.integers(1, 40), data=st.data())
+def test_a_prefix_is_the_first_bits(n: int, code_size: int, data: st.DataObject) -> None:
+    bits = np.random.default_rng(code_size).integers(0, 2, (n, code_size)).astype(bool)
+    length = data.draw(st.integers(1, code_size))
+    assert codes.unpack(codes.prefix(codes.pack(bits), code_size, length), length).tolist() == bits[:, :length].tolist()
+    with pytest.raises(
+        CodeError, match=f"a prefix of {code_size + 1} bits was asked for, expected 1 to the {code_size}"
+    ):
+        codes.prefix(codes.pack(bits), code_size, code_size + 1)

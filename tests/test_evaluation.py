@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hashret.data.table import PictureTable
 from hashret.errors import UsageError
 from hashret.evaluation import compare as comparing
-from hashret.evaluation.compare import Representation, compare
+from hashret.evaluation.compare import Representation, TwoStage, compare
 from hashret.evaluation.gallery import GalleryRule, gallery_rule, is_turntable, numbered
 
 
@@ -252,3 +252,23 @@ def test_controls_are_what_they_say(closed_set: Path) -> None:
     features = untrained_features(trained, pictures, workers=0)
     assert features.shape == (3, 512) and np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
     assert (features == untrained_features(other, pictures, workers=0)).all(), "a control does not depend on the model"
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 30), within=st.integers(1, 40))
+def test_two_stage_ranks_as_the_search_does(seed: int, n: int, within: int) -> None:
+    rng = np.random.default_rng(seed)
+    codes_QB, codes_NB = (rng.integers(0, 4, (count, 2), np.uint8) for count in (3, n))
+    vectors_QD, vectors_ND = (rng.standard_normal((count, 4)).astype(np.float32) for count in (3, n))
+    for vectors in (vectors_QD, vectors_ND):
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    each = TwoStage("x", codes_QB, codes_NB, 16, query_vectors=vectors_QD, gallery_vectors=vectors_ND, within=within)
+    found = each.distances(slice(0, 3))
+    for q in range(3):
+        hamming = [int(np.bitwise_count(codes_QB[q] ^ code).sum()) for code in codes_NB]
+        first = sorted(range(n), key=lambda row: (hamming[row], row))[:within]
+        cosine = vectors_ND @ vectors_QD[q]
+        wanted = sorted(first, key=lambda row: -cosine[row])
+        assert np.argsort(found[q], kind="stable")[: len(first)].tolist() == wanted
+        others = [row for row in range(n) if row not in first]
+        assert [found[q, row] for row in others] == [hamming[row] for row in others]

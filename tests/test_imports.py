@@ -24,8 +24,10 @@ ARROWS = {
     "sheets": {"images"},
     "training": {"data", "model", "metrics"},
     "encoding": {"data", "model"},
+    "following": {"data", "index", "encoding"},
     "evaluation": {"metrics", "index", "encoding"},
-    "cli": {"training", "evaluation", "sheets"},
+    "report": {"evaluation", "sheets"},
+    "cli": {"training", "evaluation", "following", "sheets", "report"},
 }
 WITHOUT_TORCH = ("errors", "images", "codes", "hamming", "metrics", "index", "sheets")
 

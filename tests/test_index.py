@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -383,6 +383,131 @@ def test_a_store_appends_to_what_others_appended(tmp_path: Path) -> None:
     assert first.append(codes).tolist() == [0, 1, 2, 3]
     assert second.append(codes).tolist() == [4, 5, 6, 7]
     assert len(Store.open(tmp_path / "s")) == len(second) == 8
+
+
+class TestReplace:
+    """One commit that removes, describes anew, replaces and adds."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        store = Store.create(tmp_path / "s", code_size=64)
+        store.append(random_codes(np.random.default_rng(0), 6), records=hangul_records(6))
+        return store
+
+    def test_all_at_once(self, store: Store) -> None:
+        codes = store._contents.vectors(store.ids)["codes"]
+        fresh = random_codes(np.random.default_rng(1), 2)
+        described = {"id": "다른", "path": "/x", "label": "y", "split": "", "색": 1}
+        ids = store.replace(
+            fresh,
+            ids=[2, -1],
+            records=[*hangul_records(3)[2:], {"id": "new"}],
+            remove=[5],
+            describe=[0],
+            descriptions=[described],
+        )
+        assert ids.tolist() == [2, 6] and store.ids.tolist() == [1, 3, 4, 0, 2, 6] and store.generation == 3
+        again = Store.open(store.folder)
+        assert np.array_equal(again._contents.vectors(again.ids)["codes"], [*codes[[1, 3, 4, 0]], *fresh])
+        assert again.records([0]) == [described] and again.find(["사진-0", "다른", "new", "사진-5"]).tolist() == [
+            -1,
+            0,
+            6,
+            -1,
+        ]
+        assert again.verify() > 0 and again.replace().tolist() == [] and again.replace(remove=again.ids).tolist() == []
+        assert len(again) == 0 and again._manifest.segments == () and again._manifest.next_id == 7
+        assert again.replace(fresh).tolist() == [7, 8], "numbers are not given out again"
+
+    def test_names_may_change_places(self, store: Store) -> None:
+        one, two = store.records([0, 1])
+        store.replace(describe=[0, 1], descriptions=[two, one])
+        assert store.find(["사진-0", "사진-1"]).tolist() == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"remove": [9]}, "the id 9 is not in the index"),
+            ({"remove": [1], "describe": [1], "descriptions": [{"id": "x"}]}, "given twice"),
+            ({"describe": [9], "descriptions": [{"id": "x"}]}, "the id 9 is not in the index"),
+            ({"describe": [1], "descriptions": []}, "0 records for 1 codes"),
+            ({"describe": [1], "descriptions": [{"id": "사진-2"}]}, "'사진-2' is in the index already"),
+            ({"describe": [1, 2], "descriptions": [{"id": "x"}, {"id": "x"}]}, "'x' is given twice"),
+            ({"codes": np.zeros((1, 8), np.uint8), "ids": [9]}, "the id 9 is not in the index"),
+            ({"codes": np.zeros((1, 8), np.uint8), "ids": [1, 2]}, "expected 1 whole numbers"),
+            ({"codes": np.zeros((1, 8), np.uint8), "records": [{"id": "사진-2"}]}, "'사진-2' is in the index already"),
+            ({"codes": np.zeros((1, 8), np.uint8), "features": np.zeros((1, 2))}, "features were given"),
+            ({"remove": [1], "generation": 1}, "changed by another command meanwhile"),
+        ],
+    )
+    def test_what_does_not_fit_changes_nothing(self, store: Store, change: dict[str, Any], message: str) -> None:
+        before = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+        with pytest.raises(SearchError, match=message):
+            store.replace(**change)
+        assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
+
+    def test_a_crash_leaves_the_old_index(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Crash(BaseException):
+            pass
+
+        def crash(*_: object) -> None:
+            raise Crash
+
+        before = store.ids.tolist()
+        monkeypatch.setattr(manifest, "replace_file", crash)
+        with pytest.raises(Crash):
+            store.replace(random_codes(np.random.default_rng(1), 2), records=hangul_records(8)[6:], remove=[0, 1, 2])
+        monkeypatch.undo()
+        again = Store.open(store.folder)
+        assert again.ids.tolist() == before and again.verify() > 0
+
+    @settings(max_examples=60, deadline=None)
+    @given(seed=st.integers(0, 2**32 - 1), steps=st.integers(1, 12))
+    def test_any_sequence_is_what_a_list_would_be(self, seed: int, steps: int) -> None:
+        rng = np.random.default_rng(seed)
+        with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                durable, "flush", lambda path: None
+            )  # hundreds of commits; their order on the disk is not the question
+            store = Store.create(Path(root) / "s", code_size=9, dim=3, feature_dtype="int8")
+            rows: list[tuple[int, bytes, str]] = []
+            kept_features: dict[int, bytes] = {}
+            next_id = 0
+            for step in range(steps):
+                order = rng.permutation(len(rows))
+                some = np.sort(rng.integers(0, len(rows) + 1, 3))
+                remove, describe, again = (
+                    [rows[i][0] for i in part]
+                    for part in (order[: some[0]], order[some[0] : some[1]], order[some[1] : some[2]])
+                )
+                taken = [*again, *[-1] * int(rng.integers(0, 6))]
+                codes = random_codes(rng, len(taken), 9)
+                features = rng.normal(size=(len(taken), 3)).astype(np.float32)
+                names = [f"{step}-{i}" for i in range(len(taken))]
+                given = store.replace(
+                    codes, features, taken, [{"id": name} for name in names],
+                    remove=remove, describe=describe, descriptions=[{"id": f"d{step}-{i}"} for i in describe],
+                    generation=store.generation,
+                ).tolist()  # fmt: skip
+                fresh = range(next_id, next_id + taken.count(-1))
+                assert given == [*again, *fresh]
+                next_id += len(fresh)
+                by_id = {row[0]: row for row in rows}
+                gone = {*remove, *describe, *again}
+                rows = [row for row in rows if row[0] not in gone]
+                rows += [(i, by_id[i][1], f"d{step}-{i}") for i in describe]
+                rows += [(i, code.tobytes(), name) for i, code, name in zip(given, codes, names, strict=True)]
+                assert store.ids.tolist() == [row[0] for row in rows]
+                assert [record["id"] for record in store.records(store.ids) if record] == [row[2] for row in rows]
+                if rows:
+                    vectors = store._contents.vectors(store.ids)
+                    assert [code.tobytes() for code in vectors["codes"]] == [row[1] for row in rows]
+                    now = {i: f.tobytes() for i, f in zip(store.ids.tolist(), vectors["features"], strict=True)}
+                    assert all(now[i] == kept_features[i] for i in now if i not in given)
+                    kept_features = now
+                for entry in store._manifest.segments:
+                    assert 2 * entry.n_deleted <= entry.rows
+            store.verify()
 
 
 @pytest.mark.parametrize("step", range(1, 12))

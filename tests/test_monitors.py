@@ -97,7 +97,7 @@ def monitors(labels: np.ndarray, code_size: int = 8, head: nn.Module | None = No
 def observe(
     watch: Monitors, labels: np.ndarray, loss: float = 1.0, gradient: float = 2.0, seed: int = 0
 ) -> dict[str, float]:
-    rows = torch.arange(len(labels))
+    rows = np.arange(len(labels))
     logits = np.random.default_rng(seed).normal(size=(len(labels), watch.codes.code_size))
     scored = Scored(torch.tensor(loss), {"active": torch.tensor(0.0 if seed else 0.5)})
     return watch.observe(rows, outputs(logits), torch.from_numpy(labels), scored, gradient)
@@ -205,9 +205,9 @@ def watching(labels: np.ndarray, bits: np.ndarray) -> TrainingCodes:
 
 def show(watched: TrainingCodes, bits: np.ndarray) -> None:
     """All pictures in batches of 32, features as the codes."""
-    order = torch.from_numpy(np.random.default_rng(watched.epochs).permutation(len(bits)))
-    for rows in order.split(32):
-        chosen = torch.from_numpy(bits)[rows]
+    order = np.random.default_rng(watched.epochs).permutation(len(bits))
+    for rows in np.array_split(order, -(-len(order) // 32)):
+        chosen = torch.from_numpy(bits[rows])
         watched.keep(rows, chosen, 2.0 * chosen.float() - 1.0)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hashret.data.samplers import PKSampler
+from hashret.data.samplers import PKSampler, ShuffleSampler
 
 
 @settings(deadline=None, max_examples=60)
@@ -63,3 +63,14 @@ def test_a_giant_class_is_shown_in_parts_that_change() -> None:
 def test_too_few_classes() -> None:
     with pytest.raises(ValueError, match="3 classes a batch, but only 2 classes"):
         PKSampler(np.array([0, 0, 1, 1]), classes_per_batch=3, pictures_per_class=2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(n=st.integers(1, 60), size=st.integers(1, 70), views=st.integers(1, 2), seed=st.integers(0, 2**31))
+def test_shuffled_batches_show_every_picture_and_are_alike(n: int, size: int, views: int, seed: int) -> None:
+    sampler = ShuffleSampler(n, batch_size=size, seed=seed, views=views)
+    batches = list(sampler.epoch(3))
+    assert len(batches) == len(sampler) == -(-n // min(n, size))
+    assert {len(batch) for batch in batches} == {min(n, size) * views}
+    assert set(np.concatenate(batches).tolist()) == set(range(n))
+    assert all(np.array_equal(one, other) for one, other in zip(batches, sampler.epoch(3), strict=True))

@@ -128,7 +128,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
 ) -> None:
     settings = {"epochs": 3, "patience": patience, "keep_epochs": True}
     if patience:
-        monkeypatch.setattr(loop, "validate", lambda *_: validation(0.5))
+        monkeypatch.setattr(loop, "validate", lambda *_, **__: validation(0.5))
     whole = train(closed_set, tmp_path / "whole", **settings)[1]
     assert whole.read()["status"] == ("stopped early" if patience else "done")
     calls = 0
@@ -218,7 +218,7 @@ def events(run: Run) -> Iterator[Any]:
 
 def test_early_stopping(closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = iter([0.5, 0.6, 0.55, 0.58, 0.9, 0.9])
-    monkeypatch.setattr(loop, "validate", lambda *_: validation(next(maps)))
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: validation(next(maps)))
     result, run = train(closed_set, tmp_path / "run", epochs=6, patience=2)
     assert (result.status, result.epochs, result.best_epoch) == ("stopped early", 4, 2)
     assert run.read()["status"] == "stopped early"

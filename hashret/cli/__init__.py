@@ -26,6 +26,8 @@ COMMANDS = {
     "query": "find the nearest pictures in an index",
     "dedup": "find groups of near-duplicates in an index or a folder",
     "evaluate": "score a model: float and hash side by side",
+    "rethreshold": "set the thresholds of a model for pictures of a new domain",
+    "report": "one HTML page about a run: curves, bits, mistakes, suspected labels",
     "data": "make, check and look at tables of pictures",
     "runs": "list training runs with their scores",
     "quickstart": "the whole way on a small data set made here",

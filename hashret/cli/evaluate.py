@@ -27,7 +27,7 @@ from hashret.errors import DataError
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
-    from hashret.evaluation.compare import Result
+    from hashret.evaluation.compare import Representation, Result
     from hashret.metrics import Score
     from hashret.model.hasher import Hasher
 
@@ -70,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="score raw pixels and an untrained network too; auto: on turntable sets (default: %(default)s)",
     )
+    parser.add_argument(
+        "--two-stage",
+        type=positive,
+        metavar="N",
+        help="score two-stage search too: the N nearest codes, ranked anew by float features",
+    )
+    parser.add_argument("--logits", action="store_true", help="score the float numbers that become bits, too")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the JSON document to this file too")
     add_compute_arguments(parser)
     add_json_argument(parser)
@@ -112,8 +119,11 @@ def run(args: argparse.Namespace) -> int:
         say_skipped(len(skipped), skipped_list)
     queries, gallery = whole.select(query_rows), whole.select(gallery_rows)
     of_queries, of_gallery = np.searchsorted(rows, query_rows), np.searchsorted(rows, gallery_rows)
+    representations = [Representation(name, each[of_queries], each[of_gallery], bits) for name, each, bits in vectors]
+    if args.two_stage:
+        representations.insert(2, _two_stage(representations, args.two_stage))
     results = compare(
-        [Representation(name, each[of_queries], each[of_gallery], bits) for name, each, bits in vectors],
+        representations,
         queries,
         gallery,
         rule,
@@ -161,6 +171,7 @@ def _encode(
     hasher: Hasher, whole: PictureTable, rows: NDArray[np.int64], args: argparse.Namespace, *, controls: bool
 ) -> tuple[NDArray[np.int64], list[tuple[str, NDArray[Any], int | None]], list[tuple[str, str]]]:
     """The rows that can be read; name, vectors of these rows and bits (for codes) of all that is compared; the others."""
+    from hashret import codes
     from hashret.encoding import encode_table
     from hashret.evaluation.controls import pixel_vectors, untrained_features
 
@@ -168,7 +179,7 @@ def _encode(
     encoded = encode_table(
         hasher,
         table,
-        what=("codes", "features"),
+        what=("codes", "features", *(["logits"] if args.logits else [])),
         batch_size=args.batch_size,
         workers=args.workers,
         on_bad=args.on_bad,
@@ -179,12 +190,43 @@ def _encode(
         (f"hash, {hasher.code_size} bits", encoded.codes, hasher.code_size),
         (f"float, {hasher.feature_size} numbers", encoded.features, None),
     ]
+    # A nested code is a valid code at every length that it was trained for.
+    for length in hasher.protocol.get("nested", []):
+        vectors.append((f"first {length} bits", codes.prefix(encoded.codes, hasher.code_size, length), length))
+    if encoded.logits is not None:
+        vectors.append((f"float, {hasher.code_size} activations", _activations(hasher, encoded.logits), None))
     if controls:
         vectors += [
             (f"{CONTROL}raw 32×32 pixels", pixel_vectors(readable), None),
             (f"{CONTROL}untrained network", untrained_features(hasher, readable, workers=args.workers), None),
         ]
     return rows[encoded.rows], vectors, [(picture.path, picture.message) for picture in encoded.skipped]
+
+
+def _activations(hasher: Hasher, logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the model trained in place of bits, around 0 and of length 1, float32 (N, K)."""
+    import torch
+
+    logits = torch.from_numpy(logits_NK)
+    around_0 = hasher.network.activate(logits) - hasher.network.activate(torch.zeros_like(logits))
+    activations_NK: NDArray[np.float32] = torch.nn.functional.normalize(around_0, dim=1).numpy()
+    return activations_NK
+
+
+def _two_stage(representations: list[Representation], within: int) -> Representation:
+    """The first representation's codes, the `within` nearest of them ranked anew by the second one's vectors."""
+    from hashret.evaluation.compare import TwoStage
+
+    codes, vectors = representations[:2]
+    return TwoStage(
+        f"two-stage, {within}",
+        codes.queries,
+        codes.gallery,
+        codes.code_size,
+        query_vectors=vectors.queries,
+        gallery_vectors=vectors.gallery,
+        within=within,
+    )
 
 
 def _print(document: dict[str, Any], results: list[Result]) -> None:

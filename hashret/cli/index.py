@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hashret.cli import sync
 from hashret.cli.options import (
     add_compute_arguments,
     add_data_arguments,
@@ -30,7 +31,9 @@ Example:  hashret index --model runs/cars64 --data cars/ --out cars.index
 
 Encodes every picture and writes a folder with its code and, beside it, its id, path, label and attributes. Interrupted
 encoding goes on where it stopped when the same command is typed again. --append adds pictures to an index of the same
-model; a picture whose id is there already is refused, and then nothing is added."""
+model; a picture whose id is there already is refused, and then nothing is added. --sync makes the index follow the pictures:
+new ones are added, changed ones encoded anew, moved ones known again by their bytes, and those that are gone removed; what is
+unchanged is not read. Type the same command again whenever pictures changed."""
 
 METRICS = ("hamming", "cosine", "both")
 FEATURE_DTYPES = ("float32", "float16", "int8")
@@ -39,20 +42,21 @@ FEATURE_DTYPES = ("float32", "float16", "int8")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = EXAMPLE
-    parser.add_argument("--model", required=True, metavar="RUN", help="a run or model folder; RUN@3 is its third epoch")
+    parser.add_argument("--model", metavar="RUN", help="a run or model folder; RUN@3 is its third epoch")
     add_data_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX", help="the index folder to write")
     parser.add_argument("--append", action="store_true", help="add to an index that exists")
+    sync.add_arguments(parser)
     parser.add_argument(
         "--metric",
         choices=METRICS,
-        help="hold codes (hamming), float features (cosine) or both (default: hamming; with --append: as the index)",
+        help="hold codes (hamming), float features (cosine) or both (default: hamming; with --append and --sync: as the index)",
     )
     parser.add_argument(
         "--feature-dtype",
         choices=FEATURE_DTYPES,
         help="how float features are kept: float16 takes half of float32, int8 a quarter; search is exact for what is kept "
-        "(default: float32; with --append: as the index)",
+        "(default: float32; with --append and --sync: as the index)",
     )
     add_compute_arguments(parser)
     add_json_argument(parser)
@@ -60,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode and write; nothing is visible in the index before all of it is."""
+    sync.check(args)
+    if args.sync:
+        return sync.run(args)
+    if args.model is None:
+        raise UsageError("--model is missing; name the run or model folder that encodes the pictures")
     if args.feature_dtype is not None and not args.append and args.metric in (None, "hamming"):
         raise UsageError("--feature-dtype is for float features; add --metric cosine or both")
     if args.append:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,11 @@ from hashret.cli.options import add_data_arguments, add_json_argument, counted, 
 from hashret.errors import HashretError, UsageError
 from hashret.training import options as settings
 from hashret.training.options import TrainingOptions
-from hashret.training.runs import RUN_FILE, Run, create_run
+from hashret.training.runs import RUN_FILE, Run, UnwrittenRun, create_run
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
+    from hashret.training.processes import Processes
 
 # Where a run is computed may change between its parts; what is computed may not.
 _MAY_CHANGE = ("device", "workers")
@@ -25,9 +28,9 @@ EXAMPLE = """\
 Example:  hashret train --data cars/ --exp-name cars64 --code-size 64
           (cars/ holds one folder of pictures a class; the model comes to lie in runs/cars64)
 
-Trains a network that turns pictures into codes of --code-size bits, with triplet loss: pictures of one class come near each
-other, others stay --margin away. The best epoch is chosen on a validation split, never on the test split. A run can be
-stopped with Ctrl-C and continued with `hashret train --resume runs/cars64`."""
+Trains a network that turns pictures into codes of --code-size bits, with triplet loss unless --objective says otherwise:
+pictures of one class come near each other, others stay --margin away. The best epoch is chosen on a validation split, never on
+the test split. A run can be stopped with Ctrl-C and continued with `hashret train --resume runs/cars64`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,18 +61,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--code-size", "--code_size", type=int, metavar="BITS", help=f"1 to 1024 (default: {default.code_size})"
     )
     code.add_argument(
+        "--objective",
+        choices=settings.OBJECTIVES,
+        help="what is minimised; docs/objectives.md says what each is good for. triplet: distances within and between "
+        "classes; classification, multilabel: a classifier; cosine, central: fixed codes of the classes; dtsh: likelihood of "
+        f"triplets; self: no labels, two views of each picture (default: {default.objective})",
+    )
+    code.add_argument(
         "--margin",
         "--triplet-margin",
         "--triplet_margin",
-        type=_margin,
-        help="in squared Euclidean distance of the activations, 4 a bit with tanh; auto: a quarter of the code for a closed "
-        f"set of classes, 4 bits when classes to search for are unseen (default: {default.margin})",
+        type=_auto_or_number,
+        help="triplet: in squared Euclidean distance of the activations, 4 a bit with tanh; dtsh: in bits; auto for both: a "
+        "quarter to half of the code for a closed set of classes, the fewer classes the more, 2 to 4 bits when classes to "
+        f"search for are unseen. cosine: in cosine; auto: 0.2 (default: {default.margin})",
     )
     code.add_argument(
         "--mining",
         choices=settings.MINING_RULES,
-        help="which triplets count: all of a batch, or for each pair of a class the nearest "
-        f"negative that is farther than the pair (default: {default.mining})",
+        help="which triplets count; batch-all: all of a batch; semi-hard: for each pair of a class the nearest negative that is "
+        f"farther than the pair; hard: for each picture its farthest positive and nearest negative (default: {default.mining})",
+    )
+    code.add_argument(
+        "--hinge",
+        choices=settings.HINGES,
+        help=f"triplet: max(0, x) of the violating triplets, or log(1 + exp(x)) of all (default: {default.hinge})",
+    )
+    code.add_argument(
+        "--sign-weight",
+        type=float,
+        metavar="W",
+        help="triplet: add the loss of the codes themselves, gradients passed straight through the sign; the weight grows from "
+        f"0 to this (default: {default.sign_weight:g})",
+    )
+    code.add_argument(
+        "--proxy-weight",
+        type=float,
+        metavar="W",
+        help=f"triplet: add the loss against a learned code of every class (default: {default.proxy_weight:g})",
+    )
+    code.add_argument(
+        "--memory",
+        type=int,
+        metavar="N",
+        help="triplet: compare each batch with the codes of the last N pictures too; 0: none "
+        f"(default: {default.memory})",
+    )
+    code.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help=f"self: the smaller, the more the nearest strangers count (default: {default.temperature:g})",
+    )
+    code.add_argument(
+        "--through",
+        choices=settings.THROUGH,
+        help="classification, multilabel: what the classifier reads; features: the pooled features, and the hash head is not "
+        f"trained; codes: the activations (default: {default.through})",
+    )
+    code.add_argument(
+        "--balance",
+        type=_auto_or_number,
+        metavar="W",
+        help="weight of bits being as often 1 as 0, and independent of each other; auto: 1 with --objective self, otherwise 0 "
+        f"(default: {default.balance})",
+    )
+    code.add_argument(
+        "--quantisation",
+        type=float,
+        metavar="W",
+        help=f"weight of activations being near the ends of their range (default: {default.quantisation:g})",
+    )
+    code.add_argument(
+        "--nested",
+        action="store_true",
+        default=None,
+        help="train the first 16, 32, 64, ... bits to be codes by themselves",
     )
     code.add_argument(
         "--activation", choices=settings.ACTIVATIONS, help=f"of the head, in training (default: {default.activation})"
@@ -78,6 +145,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         choices=settings.TASKS,
         help=f"are the classes to search for those trained on? auto reads it from the splits (default: {default.task})",
+    )
+    code.add_argument(
+        "--classify-first",
+        type=float,
+        metavar="EPOCHS",
+        help="learn to tell the training classes apart for so many epochs before the objective, which starts from better "
+        f"features then (default: {default.classify_first:g})",
     )
 
     model = parser.add_argument_group("model")
@@ -110,17 +184,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help=f"of each of the P classes (default: {default.pictures_per_class})",
     )
+    fit.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help=f"pictures in a batch where the objective compares no pairs (default: {default.batch_size})",
+    )
     fit.add_argument("--optimizer", choices=settings.OPTIMIZERS, help=f"(default: {default.optimizer})")
     fit.add_argument("--lr", type=float, help=f"of the backbone, at its highest (default: {default.lr})")
     fit.add_argument(
         "--head-lr-factor", type=float, help=f"the head learns faster by this (default: {default.head_lr_factor})"
+    )
+    fit.add_argument(
+        "--layer-decay",
+        type=float,
+        metavar="FACTOR",
+        help="each stage of the backbone learns at this times the rate of the next, so that early layers of a pretrained one "
+        f"change little; 1: all at --lr (default: {default.layer_decay})",
     )
     fit.add_argument("--weight-decay", type=float, help=f"(default: {default.weight_decay})")
     fit.add_argument(
         "--warmup",
         type=float,
         metavar="EPOCHS",
-        help=f"until --lr is reached; then half a cosine to 0 (default: {default.warmup})",
+        help=f"until --lr is reached (default: {default.warmup})",
+    )
+    fit.add_argument(
+        "--schedule",
+        choices=settings.SCHEDULES,
+        help="the learning rate after that: half a cosine to 0, a tenth after every --step-epochs, or the same throughout "
+        f"(default: {default.schedule})",
+    )
+    fit.add_argument("--step-epochs", type=int, metavar="EPOCHS", help=f"(default: {default.step_epochs})")
+    fit.add_argument(
+        "--clip",
+        type=float,
+        metavar="NORM",
+        help=f"gradients are scaled down to this L2 norm; 0: never (default: {default.clip:g})",
+    )
+    fit.add_argument(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="validate and keep a running mean of the weights, this share of it kept at each update (0.999, say); "
+        f"0: the weights themselves (default: {default.ema:g})",
+    )
+    fit.add_argument(
+        "--freeze-norm",
+        action="store_true",
+        default=None,
+        help="batch norm keeps the statistics it began with: for very small batches",
     )
     fit.add_argument(
         "--augment",
@@ -143,6 +256,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--amp", choices=settings.AMP, help=f"bfloat16; auto: on GPUs that have it (default: {default.amp})"
     )
+    fit.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="compile the network with torch.compile: minutes at first, faster steps on GPUs",
+    )
     fit.add_argument("--device", help=f"auto, cpu, cuda, cuda:1, mps (default: {default.device})")
     fit.add_argument(
         "--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)"
@@ -152,8 +271,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or resume; exit status 130 when interrupted, with everything saved."""
-    import numpy as np
+    from hashret.training.processes import joined
 
+    with joined() as processes:
+        return _first(args, processes) if processes.first else _beside(args, processes)
+
+
+def _first(args: argparse.Namespace, processes: Processes) -> int:
+    """Train as the process that writes, prints and validates: the only one, or the first of those that torchrun started."""
     from hashret.data.sources import open_source
 
     if args.resume is not None:
@@ -168,12 +293,13 @@ def run(args: argparse.Namespace) -> int:
         with run_folder.writing():
             if args.resume is None:
                 source["skipped"] = _unreadable(table, args.on_bad or "fail", skipped_list)
-            left_out = set(source["skipped"])
-            table = table.select(np.array([row_id not in left_out for row_id in table.ids], dtype=bool))
+            processes.from_first((options, source))
             # Loads torch, which takes seconds: after all that can be found wrong without it.
             from hashret.training.loop import train
 
-            result = train(table, options, run_folder, source=source, resume=args.resume is not None)
+            table = _without(table, source["skipped"])
+            resume = args.resume is not None
+            result = train(table, options, run_folder, source=source, resume=resume, processes=processes)
     except (HashretError, KeyboardInterrupt):
         _remove_unbegun(run_folder, skipped_list)
         raise
@@ -188,6 +314,28 @@ def run(args: argparse.Namespace) -> int:
             f"validation mAP {result.best_map:.4f}, hit@1 {result.best_hit1:.4f}"
         )
     return 130 if result.status == "interrupted" else 0
+
+
+def _beside(args: argparse.Namespace, processes: Processes) -> int:
+    """Train beside the first process, which has checked everything and says what is trained."""
+    from hashret.data.sources import open_source
+    from hashret.training.loop import train
+
+    logging.getLogger("hashret").setLevel(logging.WARNING)
+    nothing: tuple[TrainingOptions, dict[str, Any]] = TrainingOptions(), {}
+    options, source = processes.from_first(nothing)
+    table = _without(open_source(source["data"], source["label_map"]), source["skipped"])
+    resume = args.resume is not None
+    result = train(table, options, UnwrittenRun(), source=source, resume=resume, processes=processes)
+    return 130 if result.status == "interrupted" else 0
+
+
+def _without(table: PictureTable, skipped: Collection[str]) -> PictureTable:
+    """The table without the pictures of these ids."""
+    import numpy as np
+
+    left_out = set(skipped)
+    return table.select(np.array([row_id not in left_out for row_id in table.ids], dtype=bool))
 
 
 def _unreadable(table: PictureTable, on_bad: str, skipped_list: Path) -> list[str]:
@@ -264,7 +412,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _margin(text: str) -> Any:
+def _auto_or_number(text: str) -> Any:
     if text == "auto":
         return text
     try:

@@ -48,11 +48,12 @@ def encode(
     what: Collection[str],
     folder: Path,
     skipped_list: Path,
-    undone: str,
+    undone: str | None,
 ) -> tuple[Encoded, Path | None]:
     """What the model makes of the table as the flags say, and where the pictures left out are listed, None without any.
 
-    folder: keeps finished parts. undone: what does not happen, said in a DataError, when no picture can be read.
+    folder: keeps finished parts. undone: what does not happen, said in a DataError, when no picture can be read; None where
+    that stops nothing.
     """
     from hashret.data.readable import write_skipped
     from hashret.encoding import encode_table
@@ -69,7 +70,7 @@ def encode(
     if encoded.skipped:
         write_skipped(skipped_list, [(picture.path, picture.message) for picture in encoded.skipped])
         say_skipped(len(encoded.skipped), skipped_list)
-    if not len(encoded):
+    if not len(encoded) and undone is not None:
         shutil.rmtree(folder)
         raise DataError(f"none of the {counted(len(table), 'picture')} of {table.name} can be read; {undone}")
     return encoded, skipped_list if encoded.skipped else None

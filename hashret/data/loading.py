@@ -114,19 +114,25 @@ class PictureLoader:
         *,
         seed: int | Sequence[int] | None = None,
         skip: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """One Batch for each of `batches`, each an array of rows; unreadable pictures are in `Batch.bad`.
 
         With `seed` (whole numbers of 0 or more), torch's generator is seeded for each picture from seed, the number of its
         batch and its place there, and put back afterwards. `skip` is the number of the first batch, for going on where an
-        earlier call stopped. Only one call may be under way at a time.
+        earlier call stopped. `share` (i, n) reads the i-th of n equal parts of each batch, as it would be in the whole. Only one
+        call may be under way at a time.
         """
         planned = [np.asarray(batch, dtype=np.int64) for batch in batches]
         for batch in planned:
             if batch.size and not 0 <= batch.min() <= batch.max() < len(self._dataset):
                 raise DataError(f"row {batch.max()} was asked for; the table has rows 0 to {len(self._dataset) - 1}")
         entropy = None if seed is None else [seed] if isinstance(seed, int) else list(seed)
-        self._plan.keys = [_keys(batch, entropy, skip + number) for number, batch in enumerate(planned)]
+        part, parts = share
+        self._plan.keys = [
+            keys[part * len(keys) // parts : (part + 1) * len(keys) // parts]
+            for keys in (_keys(batch, entropy, skip + number) for number, batch in enumerate(planned))
+        ]
         workers = self._workers if self._workers is not None else default_workers(sum(map(len, planned)))
         with warnings.catch_warnings():
             # More workers than cores were asked for on purpose.
@@ -142,10 +148,15 @@ class PictureLoader:
             raise
 
     def batches(
-        self, batches: Iterable[npt.ArrayLike], *, seed: int | Sequence[int] | None = None, skip: int = 0
+        self,
+        batches: Iterable[npt.ArrayLike],
+        *,
+        seed: int | Sequence[int] | None = None,
+        skip: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """(rows, pictures) for each of `batches`, as `read` has it; raises ImageError at the first unreadable picture."""
-        for batch in self.read(batches, seed=seed, skip=skip):
+        for batch in self.read(batches, seed=seed, skip=skip, share=share):
             if batch.bad:
                 raise ImageError(batch.bad[0].message)
             yield batch.rows, batch.pictures

@@ -1,4 +1,4 @@
-"""Which pictures form a training batch: P classes with K pictures each."""
+"""Which pictures form a training batch: P classes with K pictures each, or any."""
 
 from __future__ import annotations
 
@@ -64,3 +64,28 @@ class PKSampler:
             filler = rng.choice(others, short, replace=len(others) < short) if len(others) else rng.choice(rows, short)
             shuffled = np.concatenate([shuffled, filler])
         return [shuffled[i : i + k] for i in range(0, len(shuffled), k)]
+
+
+class ShuffleSampler:
+    """Batches of row positions in an order that is shuffled anew for every epoch, each row `views` times in a row.
+
+    All batches hold the same number of pictures: the last one of an epoch is filled up with pictures that it has shown already.
+    The plan of an epoch depends on (seed, epoch) only.
+    """
+
+    def __init__(self, pictures: int, *, batch_size: int, seed: int = 0, views: int = 1) -> None:
+        self.batch_size = min(batch_size, pictures)
+        self.seed = seed
+        self.views = views
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-self._pictures // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[NDArray[np.int64]]:
+        """The batches of one epoch, each batch_size · views row positions, the views of a picture side by side."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self._pictures)
+        filled = np.resize(order, len(self) * self.batch_size)
+        for batch in filled.reshape(len(self), self.batch_size):
+            yield np.repeat(batch, self.views)

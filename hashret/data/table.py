@@ -27,6 +27,8 @@ from hashret.errors import DataError
 from hashret.images import Box
 
 CORE_COLUMNS = ("id", "path", "label", "split")
+LABELS_PARTED_BY = ";"
+"""Between the labels of a picture that has several."""
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 LABEL_MAP_COLUMNS = (("label", "class"), ("from", "to"), ("class_id", "class_name"))
 
@@ -146,6 +148,14 @@ class PictureTable:
         number = {name: i for i, name in enumerate(names)}
         number[""] = -1
         return np.array([number[label] for label in self.labels], dtype=np.int64), names
+
+    def label_matrix(self) -> tuple[npt.NDArray[np.bool_], list[str]]:
+        """(which labels a picture has (N, C), label names sorted): a picture's labels are parted by semicolons."""
+        of_row = [{part.strip() for part in label.split(LABELS_PARTED_BY)} - {""} for label in self.labels]
+        names = sorted(set().union(*of_row))
+        return np.array([[name in labels for name in names] for labels in of_row], dtype=bool).reshape(
+            len(of_row), len(names)
+        ), names
 
     def box(self, row: int) -> Box | None:
         """The box (x1, y1, x2, y2) of a row, from the columns of these names; None where they are absent or empty."""

@@ -6,7 +6,7 @@ Shape suffixes: Q queries, N gallery pictures, B bytes of a code, D numbers of a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,31 @@ class Representation:
     def distance_name(self) -> str:
         """The distance as signatures name it."""
         return "cosine" if self.code_size is None else "hamming"
+
+
+@dataclass(frozen=True)
+class TwoStage(Representation):
+    """Codes, the `within` nearest of which are ranked anew by cosine of vectors; the others follow by Hamming distance."""
+
+    query_vectors: NDArray[Any] = field(kw_only=True)
+    gallery_vectors: NDArray[Any] = field(kw_only=True)
+    within: int = field(kw_only=True)
+
+    def distances(self, rows: slice) -> NDArray[Any]:
+        """Numbers (rows, N) that rank as the search does: 1 - cosine less 3, which is below 0, or the Hamming distance."""
+        apart_QN = super().distances(rows).astype(np.float32)
+        _, near_QR = hamming.search(
+            self.gallery, self.queries[rows], min(self.within, len(self.gallery)), self.code_size
+        )
+        vectors_QD = self.query_vectors[rows].astype(np.float32)
+        cosine_QR = np.einsum("qd,qrd->qr", vectors_QD, self.gallery_vectors[near_QR].astype(np.float32))
+        np.put_along_axis(apart_QN, near_QR, -2 - cosine_QR, axis=1)
+        return apart_QN
+
+    @property
+    def distance_name(self) -> str:
+        """The distance as signatures name it."""
+        return f"hamming+cosine-of-the-nearest-{self.within}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hashret.codes import Bits, Codes
 from hashret.errors import SearchError
 from hashret.index.manifest import SegmentEntry
-from hashret.index.records import MemoryRecords, Record, Records
+from hashret.index.records import STAMP, MemoryRecords, Record, Records
 
 if TYPE_CHECKING:
     from hashret.hamming.multi_index import MultiIndex
@@ -133,8 +133,8 @@ class Contents:
                         found[name] = int(segment.ids[row])
         return np.array([found.get(name, -1) for name in string_ids], np.int64)
 
-    def records(self, ids: Ids) -> list[Record | None]:
-        """The record of each id, None for ids that are not here or have none."""
+    def records(self, ids: Ids, *, with_stamps: bool = False) -> list[Record | None]:
+        """The record of each id, None for ids that are not here or have none; the stamp is among the attributes if asked for."""
         found: list[Record | None] = [None] * len(ids)
         segments, rows = self.locate(ids)
         for number, segment in enumerate(self.segments):
@@ -142,7 +142,24 @@ class Contents:
             if segment.records is None or not len(here):
                 continue
             for place, record in zip(here.tolist(), segment.records.at(rows[here].tolist()), strict=True):
+                if not with_stamps:
+                    record.pop(STAMP, None)
                 found[place] = record
+        return found
+
+    def vectors(self, ids: Ids) -> dict[str, npt.NDArray[Any]]:
+        """Codes, features or both of these ids (at least one), in that order, as they are kept; SearchError without one."""
+        numbers, rows = self.locate(ids)
+        if (numbers < 0).any():
+            raise SearchError(f"the id {ids[numbers < 0][0]} is not in the index; nothing was changed")
+        present = np.unique(numbers).tolist()
+        order = np.argsort(np.concatenate([np.flatnonzero(numbers == number) for number in present]))
+        found = {}
+        for name in ("codes", "features"):
+            parts = [getattr(self.segments[number], name) for number in present]
+            if parts[0] is not None:
+                picked = [part[rows[numbers == number]] for number, part in zip(present, parts, strict=True)]
+                found[name] = np.concatenate(picked)[order]
         return found
 
     def added(self, segment: Segment, *, ids_given: bool) -> Contents:
@@ -181,6 +198,22 @@ class Contents:
             segments[number] = segments[number].without(rows[numbers == number])
         return Contents(tuple(segment for segment in segments if segment.entry is not None or segment.n_alive))
 
+    def tidied(self) -> Contents:
+        """The same rows in the same order, in fewer segments: stored ones are written anew where that is cheap in the long run.
+
+        Segments without a living row leave, those with more deleted than living rows are written anew, and what is new takes
+        in the segments before it that are at most twice as long. So an index that is changed every day stays a few segments, and
+        each row is copied a logarithmic number of times.
+        """
+        segments: list[Segment] = []
+        for segment in self.segments:
+            if not segment.n_alive:
+                continue
+            segments.append(segment.living() if 2 * segment.n_alive < len(segment) else segment)
+            while len(segments) > 1 and segments[-1].entry is None and _short_before(segments[-2], segments[-1]):
+                segments[-2:] = [_joined(segments[-2].living(), segments[-1].living())]
+        return Contents(tuple(segments))
+
 
 def checked_ids(ids: npt.ArrayLike | None, n: int, next_id: int) -> Ids:
     """The ids of n new rows: those given, or the next ones; SearchError for what cannot be ids."""
@@ -200,8 +233,12 @@ def checked_ids(ids: npt.ArrayLike | None, n: int, next_id: int) -> Ids:
 
 def _joinable(earlier: Segment, later: Segment) -> bool:
     """Whether two neighbours in memory should become one segment."""
-    in_memory = earlier.entry is None and later.entry is None
-    return in_memory and (earlier.records is None) == (later.records is None) and len(earlier) <= 2 * len(later)
+    return earlier.entry is None and later.entry is None and _short_before(earlier, later)
+
+
+def _short_before(earlier: Segment, later: Segment) -> bool:
+    """Whether a segment is so short beside the one after it that copying it pays."""
+    return (earlier.records is None) == (later.records is None) and earlier.n_alive <= 2 * later.n_alive
 
 
 def _joined(earlier: Segment, later: Segment) -> Segment:

@@ -13,6 +13,8 @@ from hashret.errors import IndexFormatError, SearchError
 
 Record = dict[str, Any]
 FIELDS = ("id", "path", "label", "split")
+STAMP = "hashret.stamp"
+"""The attribute by which a followed folder knows its pictures again (docs/format.md); records are shown without it."""
 
 _VARIABLES = 500
 """Values in one SQL statement; every SQLite takes 999."""

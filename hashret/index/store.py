@@ -124,22 +124,7 @@ class Store:
         features. ids continue after the largest ever given unless they are given. An id or
         string id that is here already is a SearchError, and nothing is added.
         """
-        vectors: dict[str, Any] = {}
-        lengths = set()
-        for name, given, wanted in (("codes", codes, self.code_size), ("features", features, self.dim)):
-            if (given is None) != (wanted is None):
-                holds = " and ".join(["codes"] * (self.code_size is not None) + ["features"] * (self.dim is not None))
-                raise SearchError(f"{name} were {'not ' if given is None else ''}given, but the index holds {holds}")
-        if codes is not None and self.code_size is not None:
-            vectors["codes"] = check_codes(codes, self.code_size)
-            lengths.add(len(vectors["codes"]))
-        if features is not None and self.dim is not None:
-            described = self._manifest
-            vectors["features"] = rows_of(features, self.dim, str(described.feature_dtype), described.feature_metric)
-            lengths.add(len(vectors["features"]))
-        if len(lengths) != 1:
-            raise SearchError(f"there are {' and '.join(map(str, sorted(lengths)))} rows, expected as many of each")
-        n = lengths.pop()
+        n, vectors = self._checked(codes, features)
         with durable.writer_lock(self.folder):
             before, contents = storage.load(self.folder)
             self._require_same(before.uid)
@@ -164,9 +149,56 @@ class Store:
                 self._manifest, self._contents = storage.commit(self.folder, before, after, before.next_id)
         return len(given)
 
-    def records(self, ids: npt.ArrayLike) -> list[Record | None]:
-        """The record of each id: {"id", "path", "label", "split", **attributes}, or None where there is none."""
-        return self._contents.records(np.asarray(ids, np.int64))
+    def replace(
+        self,
+        codes: npt.ArrayLike | None = None,
+        features: npt.ArrayLike | None = None,
+        ids: npt.ArrayLike | None = None,
+        records: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        remove: npt.ArrayLike = (),
+        describe: npt.ArrayLike = (),
+        descriptions: Sequence[Mapping[str, Any]] = (),
+        generation: int | None = None,
+    ) -> Ids:
+        """Ids (N,) int64 of the rows given, once all this is one commit: rows removed, described anew, and added or replaced.
+
+        codes, features, records: as for `append`; all left out when no rows are given. ids: what row each replaces, -1 for
+        a new one. remove: ids of rows that go. describe: ids of rows that keep id, code and features and get the record in
+        the same place of `descriptions`. Rows that are described or replaced move to the end, in this order. generation: what the
+        change was made for; SearchError when the index is another by now, as when an id is not here or is named twice.
+        """
+        nothing: dict[str, Any] = {}
+        n, vectors = (0, nothing) if codes is None and features is None else self._checked(codes, features)
+        taken = np.full(n, -1, np.int64) if ids is None else np.asarray(ids, np.int64)
+        gone, described = np.asarray(remove, np.int64), np.asarray(describe, np.int64)
+        with durable.writer_lock(self.folder):
+            before, contents = storage.load(self.folder)
+            self._require_same(before.uid)
+            if generation is not None and before.generation != generation:
+                raise SearchError(
+                    f"{self.folder} was changed by another command meanwhile (generation {before.generation}, expected "
+                    f"{generation}), so nothing was changed; run the same command again"
+                )
+            if not (n or len(gone) or len(described)):
+                return taken
+            new_ids = np.where(taken < 0, before.next_id + np.cumsum(taken < 0) - 1, taken)
+            after = contents.without(np.concatenate([gone, described, taken[taken >= 0]]))
+            if len(described):
+                # As they are kept: nothing is rounded a second time.
+                same = new_segment(len(described), contents.vectors(described), described, descriptions, 0)
+                after = after.added(same, ids_given=True)
+            after = after.added(new_segment(n, vectors, new_ids, records, 0), ids_given=True)
+            next_id = max(before.next_id, int(new_ids.max(initial=-1)) + 1)
+            self._manifest, self._contents = storage.commit(self.folder, before, after.tidied(), next_id)
+        return new_ids
+
+    def records(self, ids: npt.ArrayLike, *, with_stamps: bool = False) -> list[Record | None]:
+        """The record of each id: {"id", "path", "label", "split", **attributes}, or None where there is none.
+
+        with_stamps: with the attribute by which a followed folder knows its pictures again, where there is one.
+        """
+        return self._contents.records(np.asarray(ids, np.int64), with_stamps=with_stamps)
 
     def find(self, string_ids: Sequence[str]) -> Ids:
         """The id of the row whose record has each string id, -1 where there is none."""
@@ -175,6 +207,25 @@ class Store:
     def verify(self) -> int:
         """Bytes whose checksums were read and found right; IndexFormatError names the first bad file."""
         return storage.verify(self.folder)
+
+    def _checked(self, codes: npt.ArrayLike | None, features: npt.ArrayLike | None) -> tuple[int, dict[str, Any]]:
+        """How many rows are given, and their codes and features as they are kept; SearchError for what does not fit."""
+        vectors: dict[str, Any] = {}
+        lengths = set()
+        for name, given, wanted in (("codes", codes, self.code_size), ("features", features, self.dim)):
+            if (given is None) != (wanted is None):
+                holds = " and ".join(["codes"] * (self.code_size is not None) + ["features"] * (self.dim is not None))
+                raise SearchError(f"{name} were {'not ' if given is None else ''}given, but the index holds {holds}")
+        if codes is not None and self.code_size is not None:
+            vectors["codes"] = check_codes(codes, self.code_size)
+            lengths.add(len(vectors["codes"]))
+        if features is not None and self.dim is not None:
+            described = self._manifest
+            vectors["features"] = rows_of(features, self.dim, str(described.feature_dtype), described.feature_metric)
+            lengths.add(len(vectors["features"]))
+        if len(lengths) != 1:
+            raise SearchError(f"there are {' and '.join(map(str, sorted(lengths)))} rows, expected as many of each")
+        return lengths.pop(), vectors
 
     def _require_same(self, uid: str) -> None:
         if uid != self._manifest.uid:

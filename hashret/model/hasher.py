@@ -105,6 +105,18 @@ class Hasher:
             "scores": dict(self.scores),
         }
 
+    def with_network(self, network: HashNet) -> Hasher:
+        """A Hasher like this one with another network of the same shape, on that network's device."""
+        return Hasher(
+            network,
+            self.preprocess,
+            thresholds=self.thresholds,
+            protocol=self.protocol,
+            scores=self.scores,
+            weights=self.weights,
+            device=next(network.parameters()).device,
+        )
+
     def to(self, device: str | torch.device) -> Hasher:
         """This Hasher, with its network on `device` ("auto", "cpu", "cuda", "cuda:1", "mps")."""
         self.network.to(pick_device(device))

@@ -15,7 +15,6 @@ Line: TypeAlias = Mapping[str, Any]
 History: TypeAlias = Sequence[Line]
 
 NEEDED = (
-    "agreement",
     "between",
     "broken",
     "dead",
@@ -49,17 +48,15 @@ def diagnose(history: History, options: TrainingOptions) -> list[Finding]:
     """What the lines of a run's log show to be wrong at its end, the worst first; nothing while all is well."""
     if len(history) < 2 or any(name not in line for line in history for name in NEEDED):
         return []
-    # What keeps a run from learning at all hides the rest: one name is enough for it.
-    for rule in (_weight_decay_too_large, _learning_rate_too_high, _batches_too_small, _learning_rate_too_low):
-        finding = rule(history, options)
-        if finding is not None:
-            return [finding, *_beside(history, options)]
-    return [*_collapse(history, options), *_beside(history, options)]
-
-
-def _beside(history: History, options: TrainingOptions) -> list[Finding]:
-    """What can be wrong beside all else."""
-    found = (rule(history, options) for rule in (_dead_bits, _label_noise, _overfitting))
+    # A warm-up by classification trains other things for other ends.
+    settled = [line for line in history if line["epoch"] - 1 >= options.classify_first]
+    hindrance, dead = _infinite_numbers(history, options), None
+    if options.trains_codes and len(settled) >= 2:
+        # What keeps a run from learning at all hides the rest: one name is enough for it.
+        for rule in HINDRANCES:
+            hindrance = hindrance or rule(settled, options)
+        dead = _dead_bits(settled, options)
+    found = (hindrance, dead, _label_noise(history, options), _overfitting(settled, options))
     return [finding for finding in found if finding is not None]
 
 
@@ -70,26 +67,35 @@ def _collapsed(history: History, options: TrainingOptions) -> bool:
     1.0 to 1.1. Two classes need no more than one.
     """
     return history[-1].get("classes", 0) > 2 and all(
-        (line["effective_bits"] < 1.3 or line["dead_bits"] > 0.8 * options.code_size) and line["agreement"] < 0.75
+        (line["effective_bits"] < 1.3 or line["dead_bits"] > 0.8 * options.code_size) and _agreement(line) < 0.75
         for line in history[-2:]
     )
 
 
+def _infinite_numbers(history: History, options: TrainingOptions) -> Finding | None:
+    """Gradients that are no numbers, though the loss is one."""
+    recent = history[-2:]
+    broken = sum(line["broken"] for line in recent)
+    if not broken:
+        return None
+    return _too_fast(f"{100 * broken / len(recent):.0f} % of the last updates had infinite numbers", options)
+
+
 def _learning_rate_too_high(history: History, options: TrainingOptions) -> Finding | None:
-    """Broken numbers; or updates that turn the head round, and codes that are the worse for it."""
+    """Updates that turn the head round, and codes that are the worse for it."""
     last = history[-1]
     largest = max(line.get("turn_max", 0.0) for line in history)
     # Runs that learn turn a bit's weights by 3 to 8 degrees in an update at the most, ten times their rate by 15 and more.
     wild = largest > 12.0 and not _margin_impossible(last, options)
-    broken = sum(line["broken"] for line in history[-2:])
     harmed = _collapsed(history, options) or _dead_in_training(history) or last["gap"] < 0.02
-    if not broken and not (wild and harmed):
+    if not (wild and harmed):
         return None
-    evidence = (
-        f"{100 * broken / len(history[-2:]):.0f} % of the last updates had infinite numbers"
-        if broken
-        else f"an update turned the weights of a bit by up to {largest:.0f} degrees, and {_shape(last, options)}"
+    return _too_fast(
+        f"an update turned the weights of a bit by up to {largest:.0f} degrees, and {_shape(last, options)}", options
     )
+
+
+def _too_fast(evidence: str, options: TrainingOptions) -> Finding:
     return Finding(
         "learning rate too high",
         evidence,
@@ -117,13 +123,13 @@ def _batches_too_small(history: History, options: TrainingOptions) -> Finding | 
     recent = history[-2:]
     idle = sum(line.get("idle", 0.0) for line in recent) / len(recent)
     last = history[-1]
-    # Where training is done, batches are idle too; but then neighbours share their labels.
-    if idle < 0.5 or any(line["agreement"] > 0.75 for line in recent):
+    # A smooth hinge learns from any triplet. Where training is done, batches are idle too; but then neighbours share labels.
+    if idle < 0.5 or options.hinge != "relu" or any(_agreement(line) > 0.75 for line in recent):
         return None
     return Finding(
         "P × K too small",
         f"{100 * idle:.0f} % of the batches of {options.classes_per_batch} × {options.pictures_per_class} pictures had no "
-        f"active triplet, but only {100 * last['agreement']:.0f} % of a training picture's neighbours have its label",
+        f"active triplet, but only {100 * _agreement(last):.0f} % of a training picture's neighbours have its label",
         f"raise --classes-per-batch (now {options.classes_per_batch}) and --pictures-per-class (now "
         f"{options.pictures_per_class})",
     )
@@ -131,7 +137,7 @@ def _batches_too_small(history: History, options: TrainingOptions) -> Finding | 
 
 def _learning_rate_too_low(history: History, options: TrainingOptions) -> Finding | None:
     """At the pace of its fastest epoch the head would not turn noticeably in the whole run."""
-    if len(history) <= options.warmup:
+    if history[-1]["epoch"] <= options.warmup:
         return None
     updates = history[-1]["updates"] * options.epochs
     # Half of the highest rate is the mean of the schedule. Runs that learn turn by hundreds of degrees.
@@ -145,33 +151,30 @@ def _learning_rate_too_low(history: History, options: TrainingOptions) -> Findin
     )
 
 
-def _collapse(history: History, options: TrainingOptions) -> list[Finding]:
+def _collapse(history: History, options: TrainingOptions) -> Finding | None:
+    """All bits say the same: a margin that the codes cannot reach, or nobody knows why."""
     if not _collapsed(history, options):
-        return []
+        return None
     last = history[-1]
     # Where the activations of two classes are as far apart as the margin asks for, it is not to blame.
     if _margin_bits(last) > 0.8 * last["between"] or _margin_impossible(last, options):
         # A quarter of the code is what random codes can spare; half of what was too much is a step.
         bits = min(options.code_size / 8, last["margin_bits"] / 2)
-        return [
-            Finding(
-                "margin too large",
-                f"{_shape(last, options)}: classes are to be {last['margin_bits']:g} bits farther apart than pictures of one "
-                f"class, their activations come to {last['between']:.1f} of {options.code_size}",
-                f"lower --margin (now {last['margin']:g}), to {last['margin'] * bits / last['margin_bits']:g} say, or "
-                "give a larger --code-size",
-            )
-        ]
-    if _label_noise(history, options) is not None:  # contradicting labels are cause enough
-        return []
-    change = ["halve the --margin"] if _margin_bits(last) else []
-    return [
-        Finding(
-            "collapse",
-            f"{_shape(last, options)}, and the numbers do not tell why",
-            f"try in turn: {', '.join([*change, f'a lower --lr (now {options.lr:g})', 'larger batches'])}",
+        return Finding(
+            "margin too large",
+            f"{_shape(last, options)}: classes are to be {last['margin_bits']:g} bits farther apart than pictures of one "
+            f"class, their activations come to {last['between']:.1f} of {options.code_size}",
+            f"lower --margin (now {last['margin']:g}), to {last['margin'] * bits / last['margin_bits']:g} say, or "
+            "give a larger --code-size",
         )
-    ]
+    if _label_noise(history, options) is not None:  # contradicting labels are cause enough
+        return None
+    change = ["halve the --margin"] if _margin_bits(last) else []
+    return Finding(
+        "collapse",
+        f"{_shape(last, options)}, and the numbers do not tell why",
+        f"try in turn: {', '.join([*change, f'a lower --lr (now {options.lr:g})', 'larger batches'])}",
+    )
 
 
 def _dead_bits(history: History, options: TrainingOptions) -> Finding | None:
@@ -220,7 +223,7 @@ def _label_noise(history: History, options: TrainingOptions) -> Finding | None:
 def _overfitting(history: History, options: TrainingOptions) -> Finding | None:
     """Validation has fallen from its best for three epochs, while training pictures came into better order."""
     del options
-    best = max(history, key=lambda line: line["val_map"])
+    best = max(history, key=lambda line: line["val_map"], default={})
     later = [line for line in history if line["epoch"] > best["epoch"]]
     recent = later[-3:]
     # A few hundred updates in, scores still go up and down, and so do they from one epoch to the next.
@@ -228,14 +231,24 @@ def _overfitting(history: History, options: TrainingOptions) -> Finding | None:
         return None
     now = max(line["val_map"] for line in recent)
     worse = now < best["val_map"] - max(0.05, 0.15 * best["val_map"])
-    if not worse or min(line["agreement"] for line in recent) < max(0.6, best["agreement"]):
+    if not worse or min(map(_agreement, recent)) < max(0.6, _agreement(best)):
         return None
     return Finding(
         "overfitting",
         f"validation mAP was {best['val_map']:.3f} after epoch {best['epoch']} and is {now:.3f}, while training pictures came "
-        f"into better order (neighbours agree {100 * best['agreement']:.0f} %, now {100 * history[-1]['agreement']:.0f} %)",
+        f"into better order (neighbours agree {100 * _agreement(best):.0f} %, now {100 * _agreement(history[-1]):.0f} %)",
         "the best epoch is kept; for a better one give a stronger --augment, a larger --weight-decay, or more pictures",
     )
+
+
+HINDRANCES = (
+    _weight_decay_too_large,
+    _learning_rate_too_high,
+    _batches_too_small,
+    _learning_rate_too_low,
+    _collapse,
+)
+"""What can keep codes from being learned, in the order in which it is asked for."""
 
 
 def _margin_impossible(line: Line, options: TrainingOptions) -> bool:
@@ -244,8 +257,13 @@ def _margin_impossible(line: Line, options: TrainingOptions) -> bool:
 
 
 def _margin_bits(line: Line) -> float:
-    """The margin of a loss over triplets, in bits; 0 for another loss."""
-    return float(line.get("margin_bits") or 0.0) if "active" in line else 0.0
+    """The margin of a loss over distances of codes, in bits; 0 for another loss."""
+    return float(line.get("margin_bits") or 0.0)
+
+
+def _agreement(line: Line) -> float:
+    """How far neighbours share their labels; 0 where no two pictures have a label in common."""
+    return float(line.get("agreement") or 0.0)
 
 
 def _dead_in_training(history: History) -> bool:

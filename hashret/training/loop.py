@@ -9,40 +9,37 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorboardX
 import torch
 import torchvision
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from hashret import __version__
 from hashret.data.loading import PictureLoader
-from hashret.data.samplers import PKSampler
 from hashret.data.table import PictureTable
-from hashret.errors import TrainingError
+from hashret.errors import DataError, TrainingError
 from hashret.model.device import pick_device
-from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
 from hashret.training.augmentation import augmentation
-from hashret.training.diagnosis import LABEL_NOISE, SUSPECTS_NAMED, Finding, diagnose
+from hashret.training.diagnosis import LABEL_NOISE, SUSPECTS_NAMED, diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
 from hashret.training.monitors import Monitors, codes_line, learning_line, progress_line
 from hashret.training.neighbours import Suspect
 from hashret.training.objectives import build_objective
-from hashret.training.objectives.triplet import BIT, auto_margin
-from hashret.training.options import TrainingOptions
+from hashret.training.objectives.nested import prefixes
+from hashret.training.options import OF_PAIRS, TrainingOptions
+from hashret.training.processes import Processes
 from hashret.training.runs import Run
 from hashret.training.splits import TrainingSplit, split_for_training
+from hashret.training.targets import Targets, labels_of, targets_of
 from hashret.training.updates import Updater
 from hashret.training.validation import Validation, validate
 
 _log = logging.getLogger("hashret.training")
 
-MOST_CLASSES_PER_BATCH = 16
-"""Classes in a batch where nothing else is asked for and there are as many."""
 BALANCE_BINS = [each / 20 for each in range(21)]
 """Of tensorboard's histogram: shares of ones of the bits."""
 
@@ -77,6 +74,7 @@ def train(
     *,
     source: Mapping[str, Any] | None = None,
     resume: bool = False,
+    processes: Processes | None = None,
 ) -> TrainingResult:
     """Train a hash model on the training rows of `table` into the folder of `run`.
 
@@ -84,18 +82,26 @@ def train(
     same table and settings give the same bytes, whatever the number of loader workers and however often the run was
     interrupted and resumed. `source` is how the table was opened, kept in run.json for --resume. TrainingError for data
     that cannot be trained on, before the first epoch.
+
+    processes: which of several processes this one is, all of which call this with the same arguments, but for the run: the
+    first one's is written, the others have an UnwrittenRun.
     """
-    split = split_for_training(table, task=options.task, validation=options.validation, seed=options.seed)
-    labels_N, class_names = split.train.class_ids()
-    if options.classes_per_batch == "auto":
-        options = replace(options, classes_per_batch=min(MOST_CLASSES_PER_BATCH, len(class_names)))
-    _check_batch(options, len(class_names), len(labels_N))
+    split = split_for_training(
+        table,
+        task=options.task,
+        validation=options.validation,
+        seed=options.seed,
+        learns_from=options.learns_from,
+    )
+    targets, options = targets_of(split, options)
+    processes = processes or Processes()
+    processes.check(targets.batch_size)
     device = pick_device(options.device)
     with _reproducible(options.seed, device), _memory_advice(options), noticing_interrupts() as interrupt:
         hasher = _build_hasher(options, split)
-        loop = _Loop(run, options, split, hasher, labels_N, device)
+        loop = _Loop(run, options, split, hasher, targets, device, processes)
         if resume:
-            loop.restore(run.load_state(device))
+            loop.restore(processes.from_first(run.load_state(device) if processes.first else {}))
         _describe(loop, split, table, source)
         try:
             if not resume:
@@ -120,36 +126,34 @@ class _Loop:
         options: TrainingOptions,
         split: TrainingSplit,
         hasher: Hasher,
-        labels_N: np.ndarray[Any, np.dtype[np.int64]],
+        targets: Targets,
         device: torch.device,
+        processes: Processes,
     ) -> None:
-        self.run, self.options, self.split, self.device = run, options, split, device
+        self.run, self.options, self.split, self.device, self.processes = run, options, split, device, processes
         self.hasher = hasher
-        self.labels_N = torch.from_numpy(labels_N)
-        self.class_names = split.train.class_ids()[1]
-        self.margin = (
-            auto_margin(task=split.task, code_size=options.code_size, activation=options.activation)
-            if options.margin == "auto"
-            else float(options.margin)
+        self.targets, self.sampler = targets, targets.sampler
+        self.objective = build_objective(
+            options, n_classes=len(targets.names), feature_size=hasher.network.feature_size, task=split.task
         )
-        self.sampler = PKSampler(
-            labels_N,
-            classes_per_batch=int(options.classes_per_batch),
-            pictures_per_class=options.pictures_per_class,
-            seed=options.seed,
+        # Where each picture is a class of its own, two changed views of it are what belongs together.
+        self.alone = options.learns_from == "pictures"
+        self.validation_loader = PictureLoader(
+            split.validation,
+            augmentation(options.augment, hasher.preprocess) if self.alone else hasher.preprocess.pixels,
+            workers=options.workers,
         )
-        self.validation_loader = PictureLoader(split.validation, hasher.preprocess.pixels, workers=options.workers)
-        self.validation_labels_N = split.validation.class_ids()[0]
+        self.validation_labels = labels_of(split.validation, options)[0]
         self.loader = PictureLoader(
             split.train,
             augmentation(options.augment, hasher.preprocess),
             workers=options.workers,
             pin_memory=device.type == "cuda",
         )
-        self.update = Updater(hasher, build_objective(options, self.margin), options, device, len(self.sampler))
+        self.update = Updater(hasher, self.objective, options, device, len(self.sampler), processes)
         self.monitors = Monitors(
             hasher.network.head,
-            labels_N,
+            targets.labels,
             code_size=options.code_size,
             feature_size=hasher.feature_size,
             activation=options.activation,
@@ -162,8 +166,7 @@ class _Loop:
     def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
         """Train to the last epoch, an early stop or an interruption."""
         # What a killed run drew after its state was saved is drawn again.
-        scalars = tensorboardX.SummaryWriter(str(self.run.folder), purge_step=self.steps() + 1)
-        with self.loader, self.validation_loader, scalars as writer:
+        with self.loader, self.validation_loader, self.run.scalars(self.steps() + 1) as writer:
             while (status := self.standing()) == "running":
                 started = time.perf_counter()
                 finished = self.run_epoch(interrupt, writer)
@@ -192,39 +195,41 @@ class _Loop:
         """Updates so far: the common axis of all tensorboard scalars."""
         return self.progress.epoch * len(self.sampler) + self.progress.batch
 
-    def run_epoch(self, interrupt: Interrupt, writer: tensorboardX.SummaryWriter) -> bool:
+    def run_epoch(self, interrupt: Interrupt, writer: SummaryWriter) -> bool:
         """Train on the rest of the epoch's batches; False when interrupted, with the state exactly after a batch."""
         progress, options = self.progress, self.options
         batches = list(self.sampler.epoch(progress.epoch))[progress.batch :]
+        share = (self.processes.rank, self.processes.count)
         bar = tqdm(
-            self.loader.batches(batches, seed=[options.seed, progress.epoch], skip=progress.batch),
+            self.loader.batches(batches, seed=[options.seed, progress.epoch], skip=progress.batch, share=share),
             total=len(self.sampler),
             initial=progress.batch,
             desc=f"epoch {progress.epoch + 1}/{options.epochs}",
             unit="batch",
-            disable=None,
+            disable=None if self.processes.first else True,
             leave=False,
         )
-        self.hasher.network.train()
+        self.update.train_mode()
         with bar:
-            for rows, pixels in bar:
-                update = self.update(pixels, self.labels_N[rows], self.steps())
-                scalars = self.monitors.observe(
-                    rows, update.outputs, self.labels_N[rows], update.scored, update.gradient_norm
-                )
+            for rows, (_, pixels) in zip(batches, bar, strict=True):
+                labels = self.targets.of(rows)
+                update = self.update(pixels, labels, self.steps())
+                scalars = self.monitors.observe(rows, update.outputs, labels, update.scored, update.gradient_norm)
                 progress.batch += 1
                 for name, value in scalars.items():
                     writer.add_scalar(f"train/{name}", value, self.steps())
                 bar.set_postfix_str(progress_line(scalars), refresh=False)
-                if interrupt.requested:
+                if self.processes.any(interrupt.requested):
                     return False
         return True
 
-    def end_epoch(self, writer: tensorboardX.SummaryWriter) -> None:
+    def end_epoch(self, writer: SummaryWriter) -> None:
         """Validate, log, keep the model if it is the best so far, and save the state."""
         started = time.perf_counter()
         progress = self.progress
-        validation = validate(self.hasher, self.validation_loader, self.validation_labels_N)
+        # One process validates: batch norm may have seen other pictures in the others, and all must choose the same epoch.
+        validation = self.processes.from_first(self.validated() if self.processes.first else None)
+        assert validation is not None
         progress.epoch += 1
         seen = self.monitors.end_epoch()
         progress.batch = 0
@@ -237,18 +242,18 @@ class _Loop:
         writer.add_scalar("train/lr", self.update.lr, self.steps())
         if validation.map > progress.best_map:
             progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, validation.map, validation.hit1
-            self.save_model(self.run.folder, validation)
+            self.save_model(validation)
         if self.options.keep_epochs:
-            self.save_model(epoch_folder(self.run.folder, progress.epoch), validation)
+            self.save_model(validation, epoch=progress.epoch)
         suspects = self.monitors.codes.suspects()
         self.run.log(
             {
                 "epoch": progress.epoch,
                 "seconds": round(progress.seconds, 2),
                 "lr": self.update.lr,
-                "classes": len(self.class_names),
-                "margin": self.margin,
-                "margin_bits": self.margin / BIT[self.options.activation],
+                "classes": len(self.targets.names),
+                "margin": self.objective.margin,
+                "margin_bits": self.objective.margin_bits,
                 **seen,
                 "suspects": [self.split.train.ids[suspect.row] for suspect in suspects[:SUSPECTS_NAMED]],
                 **{f"val_{name}": value for name, value in validation.as_dict().items()},
@@ -266,31 +271,37 @@ class _Loop:
             best,
             codes_line(seen, validation),
         )
-        findings = diagnose(self.run.history(), self.options)
-        self.warn(findings)
-        if any(finding.cause == LABEL_NOISE for finding in findings):
-            self.write_suspects(suspects)
+        self.say_findings(suspects)
         self.save_state()
 
-    def warn(self, findings: Sequence[Finding]) -> None:
-        """Say what is new: a cause once, and again when what to do about it changes."""
+    def say_findings(self, suspects: Sequence[Suspect]) -> None:
+        """Warn of what is new, a cause once, and again when what to do about it changes; keep the suspects up to date."""
+        findings = diagnose(self.run.history(), self.options)
         for finding in findings:
             if self.warned.get(finding.cause) != finding.advice:
                 self.warned[finding.cause] = finding.advice
                 _log.warning("%s", finding.sentence)
+        noisy = any(finding.cause == LABEL_NOISE for finding in findings)
+        try:
+            self.run.write_suspects(self.suspected(suspects) if noisy else None)
+        except DataError as error:  # a list that cannot be written is no reason to stop
+            _log.warning("suspicious labels are not listed: %s", error)
 
-    def write_suspects(self, suspects: Sequence[Suspect]) -> None:
-        """All pictures whose neighbours contradict their label, as a table that `hashret data sheet` shows."""
+    def suspected(self, suspects: Sequence[Suspect]) -> PictureTable:
+        """The pictures whose neighbours contradict their label, as a table that `hashret data sheet` shows."""
         table = self.split.train.select([suspect.row for suspect in suspects])
-        neighbours = [self.class_names[suspect.rival] for suspect in suspects]
-        replace(table, attributes={**table.attributes, "neighbours": neighbours}).write_csv(
-            self.run.folder / "suspects.csv"
-        )
+        neighbours = [self.targets.names[suspect.rival] for suspect in suspects]
+        return replace(table, attributes={**table.attributes, "neighbours": neighbours})
 
-    def save_model(self, folder: Path, validation: Validation) -> None:
-        """Write the present model to `folder`."""
-        self.hasher.scores = {**validation.as_dict(), "epoch": self.progress.epoch}
-        self.hasher.save_pretrained(folder)
+    def validated(self) -> Validation:
+        """How good the model is now."""
+        views, seed = (2, self.options.seed) if self.alone else (1, None)
+        return validate(self.update.kept, self.validation_loader, self.validation_labels, views=views, seed=seed)
+
+    def save_model(self, validation: Validation, *, epoch: int | None = None) -> None:
+        """Make the present model that of the run, or of one of its epochs."""
+        self.update.kept.scores = {**validation.as_dict(), "epoch": self.progress.epoch}
+        self.run.save_model(self.update.kept, epoch=epoch)
 
     def save_state(self) -> None:
         """Save everything that going on exactly from here needs."""
@@ -349,6 +360,8 @@ def _build_hasher(options: TrainingOptions, split: TrainingSplit) -> Hasher:
         std=options.std,
     )
     hasher.protocol = {"data": split.train.name, "task": split.task, "validation": split.how}
+    if options.nested:
+        hasher.protocol["nested"] = prefixes(options.code_size)[:-1]
     return hasher
 
 
@@ -361,14 +374,13 @@ def _digest(split: TrainingSplit) -> str:
 def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Mapping[str, Any] | None) -> None:
     """Say and store what is about to be trained."""
     _log.info(
-        "task %s: %d training pictures of %d classes; validation on %d pictures (%s); margin %g (%g bits)",
+        "task %s: %d training pictures of %d classes; validation on %d pictures (%s); %s",
         split.task,
         len(split.train),
         len(set(split.train.labels)),
         len(split.validation),
         split.how,
-        loop.margin,
-        loop.margin / BIT[loop.options.activation],
+        loop.objective.describe(),
     )
     loop.run.write(
         {
@@ -378,7 +390,7 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Ma
             "source": None if source is None else dict(source),
             "options": loop.options.as_dict(),
             "task": split.task,
-            "margin": loop.margin,
+            "margin": loop.objective.margin,
             "validation": split.how,
             "pictures": {"train": len(split.train), "validation": len(split.validation)},
             "versions": {
@@ -390,18 +402,6 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Ma
             "device": str(loop.device),
         }
     )
-
-
-def _check_batch(options: TrainingOptions, classes: int, pictures: int) -> None:
-    p, k = int(options.classes_per_batch), options.pictures_per_class
-    if p > classes:
-        raise TrainingError(
-            f"--classes-per-batch is {p}, but there are {classes} training classes; give --classes-per-batch {classes} or fewer"
-        )
-    if p * k > pictures:
-        raise TrainingError(
-            f"a batch of {p} classes × {k} pictures is larger than the {pictures} training pictures; lower --pictures-per-class"
-        )
 
 
 @contextlib.contextmanager
@@ -427,7 +427,9 @@ def _memory_advice(options: TrainingOptions) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        pairs = options.objective in OF_PAIRS
+        batch = f"{options.classes_per_batch} × {options.pictures_per_class}" if pairs else options.batch_size
+        flags = "--pictures-per-class, --classes-per-batch" if pairs else "--batch-size"
         raise TrainingError(
-            f"the GPU has too little memory for {options.classes_per_batch} × {options.pictures_per_class} pictures of "
-            f"{options.image_size} px; lower --pictures-per-class, --classes-per-batch or --image-size"
+            f"the GPU has too little memory for {batch} pictures of {options.image_size} px; lower {flags} or --image-size"
         ) from error

@@ -52,7 +52,7 @@ class Monitors:
         self.weights = self._directions()
 
     def observe(
-        self, rows_D: Tensor, outputs: Outputs, labels_D: Tensor, scored: Scored, gradient_norm: float
+        self, rows_D: NDArray[np.int64], outputs: Outputs, labels_D: Tensor, scored: Scored, gradient_norm: float
     ) -> dict[str, float]:
         """What there is to say of one update, by name; it is counted into the epoch.
 
@@ -70,14 +70,15 @@ class Monitors:
         device = bits_DK.device
         values = torch.stack([number.detach().to(device, torch.float32) for number in numbers.values()]).tolist()
         observed = dict(zip(numbers, values, strict=True))
-        self._count({**observed, "idle": float(observed["active"] == 0)} if "active" in observed else observed)
+        active = [value for name, value in observed.items() if name.startswith("active")]
+        self._count({**observed, "idle": float(not any(active))} if active else observed)
         return observed
 
     def end_epoch(self) -> dict[str, float]:
         """Means over the epoch's updates and numbers of all training codes, by name; counting begins anew.
 
-        All are finite; `broken` is the share of updates in which something was not. idle: share of updates without an active
-        triplet.
+        A mean is over the updates that had the number: what an objective tells may change during a run. All are finite;
+        `broken` is the share of updates in which something was not. idle: share of updates without an active triplet.
         """
         means = {name: total / self.counts[name] for name, total in self.totals.items()}
         updates = self.counts["broken"]
@@ -166,9 +167,9 @@ def progress_line(observed: dict[str, float]) -> str:
 
 def learning_line(seen: Mapping[str, float], validation: Validation) -> str:
     """How learning went in an epoch, for people."""
-    active = f", active {100 * seen['active']:.1f} %" if "active" in seen else ""
+    shares = "".join(f", {name} {100 * seen[name]:.1f} %" for name in ("accuracy", "active") if name in seen)
     return (
-        f"loss {seen['loss']:.3f}{active}, gradient {seen.get('gradient', math.inf):.3g}; "
+        f"loss {seen['loss']:.3f}{shares}, gradient {seen.get('gradient', math.inf):.3g}; "
         f"validation mAP {validation.map:.4f} (float {validation.float_map:.4f}), "
         f"hit@1 {validation.hit1:.4f} (float {validation.float_hit1:.4f})"
     )
@@ -177,9 +178,9 @@ def learning_line(seen: Mapping[str, float], validation: Validation) -> str:
 def codes_line(seen: Mapping[str, float], validation: Validation) -> str:
     """What the codes of validation pictures look like, and how near training comes to codes, for people."""
     shape = validation.codes
+    agreement = f", neighbours agree {100 * seen['agreement']:.0f} %" if "agreement" in seen else ""
     return (
         f"imbalance {shape.mean_imbalance:.3f}, dead bits {shape.dead_bits}, entropy {shape.entropy_bits:.3f}, "
         f"correlation {shape.mean_correlation:.3f}, {shape.effective_bits:.1f} of {shape.code_size} bits effective, "
-        f"{shape.distinct_codes} of {shape.n} distinct; gap {seen['gap']:.3f}, "
-        f"neighbours agree {100 * seen['agreement']:.0f} %"
+        f"{shape.distinct_codes} of {shape.n} distinct; gap {seen['gap']:.3f}{agreement}"
     )

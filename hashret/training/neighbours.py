@@ -51,13 +51,15 @@ class TrainingCodes:
         device: torch.device,
         seed: int,
     ) -> None:
-        # A picture of several labels agrees with those that have the very same ones, and is never a suspect.
+        # A picture of several labels agrees with those that have the very same ones, and is never a suspect; neither is one
+        # that is a class of its own.
         self.one_label = labels_N.ndim == 1
         classes_N = np.asarray(labels_N if self.one_label else _sets_of_labels(labels_N), np.int64)
         self.rows_W = _watched(classes_N, seed)
         self.labels_W = classes_N[self.rows_W]
-        self.place_N = torch.full((len(classes_N),), -1)
-        self.place_N[torch.from_numpy(self.rows_W)] = torch.arange(len(self.rows_W))
+        self.alone = len(np.unique(self.labels_W)) == len(self.labels_W)
+        self.place_N = np.full(len(classes_N), -1)
+        self.place_N[self.rows_W] = np.arange(len(self.rows_W))
         self.seed = seed
         self.epochs = 0
         self.code_size = code_size
@@ -71,13 +73,13 @@ class TrainingCodes:
         self.rival_W = torch.full((n,), -1)
         self.dead: list[int] = []
 
-    def keep(self, rows_D: Tensor, bits_DK: Tensor, features_DF: Tensor) -> None:
+    def keep(self, rows_D: NDArray[np.int64], bits_DK: Tensor, features_DF: Tensor) -> None:
         """Take note of the codes, bool, and of the features of these training rows; nothing waits for the device."""
         mean_F = features_DF.mean(dim=0)
         self.mean_F = mean_F if self.mean_F is None else torch.lerp(self.mean_F, mean_F, 0.1)
         prints_DR = (features_DF - self.mean_F) @ self.projection_FR > 0
         bits_DX = torch.cat([bits_DK, prints_DR], dim=1)
-        place_D = self.place_N[rows_D.cpu()]
+        place_D = torch.from_numpy(self.place_N[rows_D])
         watched_D = place_D >= 0
         if not bool(watched_D.all()):
             place_D, bits_DX = place_D[watched_D], bits_DX[watched_D.to(bits_DX.device)]
@@ -85,18 +87,21 @@ class TrainingCodes:
         self.seen_W[place_D] = True
 
     def end_epoch(self) -> dict[str, float]:
-        """What the codes look like, how far neighbours share their labels (`agreement`), the share of suspects."""
+        """What the codes look like, the share of suspects, and how far neighbours share labels (agreement), where any can."""
         seen = np.flatnonzero(self.seen_W.numpy())
         # Equal distances give the earlier row, so rows are shuffled: which of many equal codes are looked at is chance.
         order = np.random.default_rng([self.seed, self.epochs]).permutation(seen)
         bits_WX, labels_W = self.bits_WX.cpu().numpy()[order], self.labels_W[order]
         packed = codes.pack(bits_WX[:, : self.code_size])
-        agreement = neighbour_labels(packed, labels_W, self.code_size)[0].mean()
-        own, other, rival = neighbour_labels(codes.pack(bits_WX[:, self.code_size :]), labels_W, PRINT_BITS)
-        at = torch.from_numpy(order)
-        rivalry = torch.from_numpy((other - own) * _classes_hold(labels_W, own >= other) * self.one_label)
-        self.suspicion_W[at] = 0.5 * self.suspicion_W[at] + 0.5 * rivalry
-        self.rival_W[at] = torch.from_numpy(rival)
+        numbers: dict[str, float] = {}
+        if not self.alone:
+            numbers["agreement"] = float(neighbour_labels(packed, labels_W, self.code_size)[0].mean())
+        if self.one_label and not self.alone:
+            own, other, rival = neighbour_labels(codes.pack(bits_WX[:, self.code_size :]), labels_W, PRINT_BITS)
+            at = torch.from_numpy(order)
+            rivalry = torch.from_numpy((other - own) * _classes_hold(labels_W, own >= other))
+            self.suspicion_W[at] = 0.5 * self.suspicion_W[at] + 0.5 * rivalry
+            self.rival_W[at] = torch.from_numpy(rival)
         self.epochs += 1
         statistics = codes.statistics(packed, self.code_size)
         self.dead = statistics.dead
@@ -107,7 +112,7 @@ class TrainingCodes:
             "correlation": statistics.mean_correlation,
             "effective_bits": statistics.effective_bits,
             "distinct": statistics.distinct_codes / statistics.n,
-            "agreement": float(agreement),
+            **numbers,
             "suspect_share": float((self.suspicion_W >= SUSPICIOUS).double().mean()),
         }
 
@@ -187,5 +192,6 @@ def _watched(labels_N: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     sizes = np.bincount(labels_N)
     rank = np.arange(len(by_class)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     each = max(ENOUGH_OF_A_CLASS, MOST_WATCHED // len(sizes))
-    classes = rng.permutation(len(sizes))[: MOST_WATCHED // each]
+    classes = rng.permutation(len(sizes))
+    classes = classes[np.cumsum(np.minimum(sizes, each)[classes]) <= MOST_WATCHED]
     return np.sort(by_class[(rank < each) & np.isin(labels_N[by_class], classes)])

@@ -1,44 +1,79 @@
-"""Optimizers by name, and the learning rate over time."""
+"""Optimizers by name, which part of the network learns how fast, and the learning rate over time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
+from hashret.training.options import TrainingOptions
+
 
 def build_optimizer(
-    name: str,
-    backbone: nn.Module,
-    fresh: Sequence[nn.Parameter],
-    *,
-    lr: float,
-    head_lr_factor: float,
-    weight_decay: float,
+    options: TrainingOptions, backbone: nn.Module, fresh: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """An optimizer with two groups: the backbone at `lr`; the head, and all else that starts anew, at `lr × head_lr_factor`."""
-    groups = [
-        {"params": list(backbone.parameters()), "lr": lr},
-        {"params": list(fresh), "lr": lr * head_lr_factor},
+    """An optimizer whose groups learn at rates of their own; the last group is `fresh`, the head and all else that starts anew.
+
+    The backbone's last stage learns at `lr`, each one before it at `layer_decay` times the rate of the next: early layers of
+    a pretrained network are general already. `fresh` learns at `lr × head_lr_factor`. Source of the rates: Howard and
+    Ruder, "Universal Language Model Fine-tuning for Text Classification", 2018 (discriminative fine-tuning).
+    """
+    stages = stages_of(backbone) if options.layer_decay < 1 else [list(backbone.parameters())]
+    groups: list[dict[str, Any]] = [
+        {"params": stage, "lr": options.lr * options.layer_decay ** (len(stages) - 1 - i)}
+        for i, stage in enumerate(stages)
     ]
-    if name == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=weight_decay)
-    if name == "adam":
-        return torch.optim.Adam(groups, weight_decay=weight_decay)
-    return torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    groups.append({"params": list(fresh), "lr": options.lr * options.head_lr_factor})
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+    if options.optimizer == "adam":
+        return torch.optim.Adam(groups, weight_decay=options.weight_decay)
+    return torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=options.weight_decay)
 
 
-def cosine_with_warmup(
-    optimizer: torch.optim.Optimizer, *, steps: int, warmup_steps: int
+def stages_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of a backbone from first to last, by the parts that it is made of: ResNet's stem and four layers, say.
+
+    A part that holds nearly all of them (MobileNet's `features`, the encoder of ViT) is taken apart in turn.
+    """
+    total = _size(backbone.parameters())
+    # Parameters of the module itself (a class token) come first, as they enter first.
+    stages = [list(backbone.parameters(recurse=False))]
+    for part in backbone.children():
+        holds_nearly_all = _size(part.parameters()) > 0.9 * total and any(True for _ in part.children())
+        stages += stages_of(part) if holds_nearly_all else [list(part.parameters())]
+    return [stage for stage in stages if stage]
+
+
+def _size(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, options: TrainingOptions, steps_an_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """A schedule, advanced once a step: linear from near 0 over `warmup_steps`, then half a cosine down to 0."""
+    """A schedule, advanced once a step: linear from near 0 over the warm-up, then the shape that is asked for.
+
+    cosine: half a cosine down to 0. constant: as it is. step: times 0.1 after every `step_epochs` epochs.
+    """
+    steps, warmup_steps = options.epochs * steps_an_epoch, round(options.warmup * steps_an_epoch)
+    shapes: dict[str, Callable[[int], float]] = {
+        "cosine": lambda step: (
+            0.5 * (1 + math.cos(math.pi * min(1.0, _share(step - warmup_steps, steps - warmup_steps))))
+        ),
+        "constant": lambda step: 1.0,
+        "step": lambda step: 0.1 ** (step // (options.step_epochs * steps_an_epoch)),
+    }
+    shape = shapes[options.schedule]
 
     def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        done = (step - warmup_steps) / max(1, steps - warmup_steps)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+        return (step + 1) / (warmup_steps + 1) if step < warmup_steps else shape(step)
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / max(1, whole)

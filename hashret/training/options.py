@@ -12,13 +12,36 @@ from typing import Any, Literal
 
 from hashret.errors import TrainingError, UsageError
 
-MINING_RULES = ("batch-all", "semi-hard")
+OBJECTIVES = ("triplet", "classification", "multilabel", "cosine", "central", "dtsh", "self")
+MINING_RULES = ("batch-all", "semi-hard", "hard")
+HINGES = ("relu", "softplus")
+THROUGH = ("features", "codes")
 OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("cosine", "step", "constant")
 AUGMENTATIONS = ("none", "light", "standard", "strong")
 ACTIVATIONS = ("tanh", "sigmoid")
 TASKS = ("auto", "closed", "unseen")
 RESIZES = ("squash", "crop", "pad")
 AMP = ("auto", "on", "off")
+
+OF_PAIRS = ("triplet", "dtsh")
+"""Objectives that compare pictures of a batch, which then holds P classes with K pictures each."""
+
+READ_BY = {
+    "classes_per_batch": OF_PAIRS,
+    "pictures_per_class": OF_PAIRS,
+    "batch_size": tuple(name for name in OBJECTIVES if name not in OF_PAIRS),
+    "margin": ("triplet", "cosine", "dtsh"),
+    "mining": ("triplet",),
+    "hinge": ("triplet",),
+    "sign_weight": ("triplet",),
+    "proxy_weight": ("triplet",),
+    "memory": ("triplet",),
+    "temperature": ("self",),
+    "classify_first": ("triplet", "cosine", "central", "dtsh"),
+    "through": ("classification", "multilabel"),
+}
+"""Which objectives read a setting that not all do. A setting that is changed and not read is refused."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +49,19 @@ class TrainingOptions:
     """The settings of one run; `hashret train --help` explains each. Lengths in epochs, sizes in pixels or bits."""
 
     code_size: int = 64
+    objective: str = "triplet"
     margin: float | Literal["auto"] = "auto"
     mining: str = "batch-all"
+    hinge: str = "relu"
+    sign_weight: float = 0.0
+    proxy_weight: float = 0.0
+    memory: int = 0
+    temperature: float = 0.3
+    through: str = "features"
+    balance: float | Literal["auto"] = "auto"
+    quantisation: float = 0.0
+    nested: bool = False
+    classify_first: float = 0.0
     backbone: str = "resnet18"
     weights: str = "none"
     activation: str = "tanh"
@@ -38,11 +72,18 @@ class TrainingOptions:
     epochs: int = 30
     classes_per_batch: int | Literal["auto"] = "auto"
     pictures_per_class: int = 8
+    batch_size: int = 128
     optimizer: str = "adamw"
     lr: float = 1e-3
     head_lr_factor: float = 3.0
     weight_decay: float = 1e-4
+    layer_decay: float = 1.0
+    schedule: str = "cosine"
+    step_epochs: int = 40
     warmup: float = 1.0
+    clip: float = 0.0
+    ema: float = 0.0
+    freeze_norm: bool = False
     augment: str = "standard"
     task: str = "auto"
     validation: float = 0.15
@@ -50,6 +91,7 @@ class TrainingOptions:
     seed: int = 0
     keep_epochs: bool = False
     amp: str = "auto"
+    compile: bool = False
     device: str = "auto"
     workers: int | None = None
 
@@ -59,8 +101,12 @@ class TrainingOptions:
         if self.margin != "auto" and not 0 < self.margin < math.inf:
             raise UsageError(f"margin is {self.margin}; it must be above 0 and finite, or 'auto'")
         for flag, name, allowed in (
+            ("--objective", self.objective, OBJECTIVES),
             ("--mining", self.mining, MINING_RULES),
+            ("--hinge", self.hinge, HINGES),
+            ("--through", self.through, THROUGH),
             ("--optimizer", self.optimizer, OPTIMIZERS),
+            ("--schedule", self.schedule, SCHEDULES),
             ("--augment", self.augment, AUGMENTATIONS),
             ("--activation", self.activation, ACTIVATIONS),
             ("--task", self.task, TASKS),
@@ -73,21 +119,73 @@ class TrainingOptions:
             ("--epochs", self.epochs, 1),
             ("--classes-per-batch", 2 if self.classes_per_batch == "auto" else self.classes_per_batch, 2),
             ("--pictures-per-class", self.pictures_per_class, 2),
+            ("--batch-size", self.batch_size, 2),
             ("--image-size", self.image_size, 16),
             ("--patience", self.patience, 0),
             ("--weight-decay", self.weight_decay, 0),
             ("--warmup", self.warmup, 0),
+            ("--step-epochs", self.step_epochs, 1),
+            ("--clip", self.clip, 0),
             ("--seed", self.seed, 0),
+            ("--sign-weight", self.sign_weight, 0),
+            ("--proxy-weight", self.proxy_weight, 0),
+            ("--memory", self.memory, 0),
+            ("--balance", 0 if self.balance == "auto" else self.balance, 0),
+            ("--quantisation", self.quantisation, 0),
+            ("--classify-first", self.classify_first, 0),
         ):
             if not least <= value < math.inf:
                 raise UsageError(f"{flag} is {value}; it must be at least {least}")
         if self.seed >= 1 << 64:
             raise UsageError(f"--seed is {self.seed}; it must be below 2^64, as torch takes no larger one")
-        for flag, factor in (("--lr", self.lr), ("--head-lr-factor", self.head_lr_factor)):
+        for flag, factor in (
+            ("--lr", self.lr),
+            ("--head-lr-factor", self.head_lr_factor),
+            ("--temperature", self.temperature),
+        ):
             if not 0 < factor < math.inf:
                 raise UsageError(f"{flag} is {factor}; it must be above 0 and finite")
+        if not 0 < self.layer_decay <= 1:
+            raise UsageError(f"--layer-decay is {self.layer_decay}; it must be above 0 and at most 1")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"--ema is {self.ema}; it must be at least 0 and below 1")
         if not 0.0 < self.validation < 1.0:
             raise UsageError(f"--validation is {self.validation}; it is a share, above 0 and below 1")
+        self._check_that_all_is_read()
+
+    def _check_that_all_is_read(self) -> None:
+        """UsageError for a setting of the loss that was changed and that the objective does not read."""
+        default = {field.name: field.default for field in fields(self)}
+        changed = {name for name, value in default.items() if getattr(self, name) != value}
+        for name, readers in READ_BY.items():
+            if name in changed and self.objective not in readers:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}, but --objective {self.objective} does not read it "
+                    f"({', '.join(readers)} would); leave it out"
+                )
+        about_codes = sorted(changed & {"balance", "quantisation", "nested"})
+        if about_codes and not self.trains_codes:
+            raise UsageError(
+                f"--{about_codes[0]} is about codes, which --objective {self.objective} does not train through features; "
+                "add --through codes, or leave it out"
+            )
+        if self.classify_first and self.classify_first >= self.epochs:
+            raise UsageError(
+                f"--classify-first is {self.classify_first:g} of {self.epochs} epochs, which leaves none for "
+                f"--objective {self.objective}; lower it, or raise --epochs"
+            )
+        if self.nested and self.code_size <= 16:
+            raise UsageError(f"--nested needs a code of more than 16 bits, and --code-size is {self.code_size}")
+
+    @property
+    def learns_from(self) -> str:
+        """What the objective needs to know of a picture: its class ("classes"), its "labels", or nothing ("pictures")."""
+        return learns_from(self.objective)
+
+    @property
+    def trains_codes(self) -> bool:
+        """Whether the hash head is trained: an objective through features leaves it as it began."""
+        return self.objective not in READ_BY["through"] or self.through == "codes"
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""
@@ -106,3 +204,8 @@ class TrainingOptions:
             key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
         }
         return cls(**values)
+
+
+def learns_from(objective: str) -> str:
+    """What an objective needs to know of a picture: its class ("classes"), its "labels", or nothing ("pictures")."""
+    return {"multilabel": "labels", "self": "pictures"}.get(objective, "classes")

@@ -4,6 +4,7 @@
     log.jsonl           one line an epoch
     config.json, model.safetensors    the best epoch's model (the folder is a model folder)
     epochs/003/         the model after epoch 3, with --keep-epochs
+    suspects.csv        training pictures whose labels are probably wrong, where there are many
     lock                held by the process that trains
     resume/state.pt     everything that going on needs; removed when the run is done
     events.out.…        tensorboard scalars
@@ -27,6 +28,10 @@ from hashret.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
+    from tensorboardX import SummaryWriter
+
+    from hashret.data.table import PictureTable
+    from hashret.model.hasher import Hasher
 
 RUN_FILE = "run.json"
 
@@ -46,6 +51,11 @@ class Run:
     def state_path(self) -> Path:
         """The state that --resume needs."""
         return self.folder / "resume" / "state.pt"
+
+    @property
+    def suspects_path(self) -> Path:
+        """The table of suspicious labels, where the last epoch found label noise."""
+        return self.folder / "suspects.csv"
 
     @property
     def lock_path(self) -> Path:
@@ -108,6 +118,25 @@ class Run:
             return []
         return [json.loads(line) for line in self.log_path.read_text("utf-8").splitlines()]
 
+    def write_suspects(self, table: PictureTable | None) -> None:
+        """Replace the table of suspicious labels, or remove it where there is none any more."""
+        if table is None:
+            self.suspects_path.unlink(missing_ok=True)
+        else:
+            table.write_csv(self.suspects_path)
+
+    def scalars(self, purge_step: int) -> SummaryWriter:
+        """A writer of tensorboard scalars, which forgets those from `purge_step` on."""
+        import tensorboardX
+
+        return tensorboardX.SummaryWriter(str(self.folder), purge_step=purge_step)
+
+    def save_model(self, hasher: Hasher, *, epoch: int | None = None) -> None:
+        """Make `hasher` the model of the run, or of one of its epochs."""
+        from hashret.model.folder import epoch_folder
+
+        hasher.save_pretrained(self.folder if epoch is None else epoch_folder(self.folder, epoch))
+
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the state to resume from."""
         import torch
@@ -142,6 +171,48 @@ class Run:
         self.state_path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.state_path.parent.rmdir()
+
+
+class UnwrittenRun(Run):
+    """A run that writes nothing: for the processes that train beside the one that writes."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def read(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Nothing happens."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Nothing happens."""
+
+    def cut_log(self, epochs: int) -> None:
+        """Nothing happens."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """Nothing."""
+        return []
+
+    def write_suspects(self, table: PictureTable | None) -> None:
+        """Nothing happens."""
+
+    def scalars(self, purge_step: int) -> SummaryWriter:
+        """A writer that keeps all to itself."""
+        import tensorboardX
+
+        return tensorboardX.SummaryWriter(write_to_disk=False)
+
+    def save_model(self, hasher: Hasher, *, epoch: int | None = None) -> None:
+        """Nothing happens."""
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Nothing happens."""
+
+    def forget_state(self) -> None:
+        """Nothing happens."""
 
 
 def create_run(folder: Path) -> Run:

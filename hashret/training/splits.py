@@ -30,7 +30,7 @@ def rows_to_read(table: PictureTable) -> NDArray[np.bool_]:
 
 
 def split_for_training(
-    table: PictureTable, *, task: str = "auto", validation: float = 0.15, seed: int = 0
+    table: PictureTable, *, task: str = "auto", validation: float = 0.15, seed: int = 0, learns_from: str = "classes"
 ) -> TrainingSplit:
     """The training and validation rows of a table.
 
@@ -39,8 +39,13 @@ def split_for_training(
     Validation rows are a split of their own if the table has one; otherwise a share `validation` is held out: whole
     classes when the task is unseen (with fewer than four classes: pictures), pictures of every class when it is closed.
     The held-out choice depends on the labels and the seed only.
+
+    `learns_from` "classes" is all of this; from "labels" (several of a picture) or "pictures" alone, which need no label,
+    pictures are held out whatever they show.
     """
     labels = np.array(table.labels)
+    if learns_from != "classes":
+        return _pictures_held_out(table, labelled=learns_from == "labels", validation=validation, seed=seed)
     is_train, is_validation = _roles(table)
     if not is_train.any():
         found = ", ".join(sorted(set(table.splits) - {""})) or "none"
@@ -83,12 +88,27 @@ def split_for_training(
     return TrainingSplit(table.select(is_train & ~held), table.select(held), task, how)
 
 
-def _roles(table: PictureTable) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which labelled rows are there to train on, and which are a validation split of the table's own."""
+def _pictures_held_out(table: PictureTable, *, labelled: bool, validation: float, seed: int) -> TrainingSplit:
+    """A split in which any pictures are held out: a share of them, or those that the table says."""
+    is_train, is_validation = _roles(table, labelled=labelled)
+    if is_train.sum() < 4:
+        raise TrainingError(
+            f"{table.name} has {is_train.sum()} {'labelled ' if labelled else ''}pictures to train on; at least 4 are needed"
+        )
+    how = "the split of the table"
+    if not is_validation.any():
+        held = _share(np.flatnonzero(is_train), validation, np.random.default_rng(seed), least=2)
+        is_validation[held] = True
+        how = f"{len(held)} of {is_train.sum()} training pictures held out"
+    return TrainingSplit(table.select(is_train & ~is_validation), table.select(is_validation), "closed", how)
+
+
+def _roles(table: PictureTable, *, labelled: bool = True) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which rows, labelled ones where that is asked, are there to train on, and which are the table's validation split."""
     splits = np.array(table.splits)
-    labelled = np.array(table.labels) != ""
+    usable = (np.array(table.labels) != "") | (not labelled)
     is_train = splits == ("train" if "train" in table.splits else "")
-    return is_train & labelled, np.isin(splits, VALIDATION_SPLITS) & labelled
+    return is_train & usable, np.isin(splits, VALIDATION_SPLITS) & usable
 
 
 def _check_classes(labels: NDArray[np.str_], name: str) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from hashret.errors import TrainingError
 from hashret.model.hasher import Hasher
+from hashret.model.network import HashNet
 from hashret.training.objectives import Objective, Outputs, Scored
-from hashret.training.optimizers import build_optimizer, cosine_with_warmup
+from hashret.training.optimizers import build_optimizer, build_schedule
 from hashret.training.options import TrainingOptions
+from hashret.training.processes import Processes
 
 
 class Update(NamedTuple):
@@ -23,41 +28,56 @@ class Update(NamedTuple):
 
 
 class Updater:
-    """A network, what it minimises, and how: `__call__` is one update."""
+    """A network, what it minimises, and how: `__call__` is one update.
+
+    `kept` is the Hasher worth keeping: the one that is trained or, with `--ema`, one whose weights are a running mean of
+    its weights, which scores better than the last of them.
+    """
 
     def __init__(
-        self, hasher: Hasher, objective: Objective, options: TrainingOptions, device: torch.device, steps_an_epoch: int
+        self,
+        hasher: Hasher,
+        objective: Objective,
+        options: TrainingOptions,
+        device: torch.device,
+        steps_an_epoch: int,
+        processes: Processes,
     ) -> None:
+        self.processes = processes
         self.hasher, self.objective, self.options, self.device = hasher, objective.to(device), options, device
         self.network = hasher.network.to(device)
         self.network.to(memory_format=torch.channels_last)
+        # Compiled, it is the same module with the same parameters under the same names.
+        self.forward = torch.compile(self.network) if options.compile else self.network
         self.steps = options.epochs * steps_an_epoch
         self.optimizer = build_optimizer(
-            options.optimizer,
-            self.network.backbone,
-            [*self.network.head.parameters(), *self.objective.parameters()],
-            lr=options.lr,
-            head_lr_factor=options.head_lr_factor,
-            weight_decay=options.weight_decay,
+            options, self.network.backbone, [*self.network.head.parameters(), *self.objective.parameters()]
         )
-        self.schedule = cosine_with_warmup(
-            self.optimizer, steps=self.steps, warmup_steps=round(options.warmup * steps_an_epoch)
-        )
+        self.schedule = build_schedule(self.optimizer, options, steps_an_epoch)
         self.autocast = _autocast_dtype(options.amp, device)
+        self.average: AveragedModel | None = None
+        self.kept = hasher
+        if options.ema:
+            self.average = _running_mean(self.network, options.ema)
+            assert isinstance(self.average.module, HashNet)
+            self.kept = hasher.with_network(self.average.module)
 
     @property
     def lr(self) -> float:
-        """The backbone's learning rate now."""
-        return float(self.schedule.get_last_lr()[0])
+        """The learning rate of the backbone's last stage now."""
+        return float(self.schedule.get_last_lr()[-2])
+
+    def train_mode(self) -> None:
+        """Dropout on, and batch norm as the settings have it."""
+        self.network.train()
+        if self.options.freeze_norm:
+            for module in self.network.modules():
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def __call__(self, pixels: Tensor, labels_D: Tensor, step: int) -> Update:
-        """Update number `step`, from uint8 pixels (D, 3, S, S) and their labels."""
-        pictures = self.hasher.preprocess.normalise(pixels.to(self.device, non_blocking=True))
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            logits, features = self.network(pictures)
-        logits = logits.float()
-        outputs = Outputs(logits, self.network.activate(logits), features.float())
+        """Update number `step`, from this process's share of the pixels, uint8 (D, 3, S, S), and the labels of all."""
+        outputs = Outputs(*(self.processes.gather(output) for output in self.outputs(pixels)))
         scored = self.objective(outputs, labels_D.to(self.device), step / self.steps)
         if not bool(torch.isfinite(scored.loss)):
             raise TrainingError(
@@ -65,11 +85,28 @@ class Updater:
             )
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(scored.loss)
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        self.processes.add_gradients(self.network)
+        norm = self.gradient_norm()
         self.optimizer.step()
         self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         return Update(Outputs(*(output.detach() for output in outputs)), scored, norm)
+
+    def outputs(self, pixels: Tensor) -> Outputs:
+        """What the network makes of pixels, in float32."""
+        pictures = self.hasher.preprocess.normalise(pixels.to(self.device, non_blocking=True))
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            logits, features = self.forward(pictures)
+        logits = logits.float()
+        return Outputs(logits, self.network.activate(logits), features.float())
+
+    def gradient_norm(self) -> float:
+        """The L2 norm of all gradients, which are scaled down to `--clip` where it is larger."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        most = self.options.clip or math.inf
+        return float(torch.nn.utils.clip_grad_norm_(parameters, most))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that going on exactly from here needs."""
@@ -78,6 +115,7 @@ class Updater:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -86,6 +124,26 @@ class Updater:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+
+def _running_mean(network: HashNet, decay: float) -> AveragedModel:
+    """A copy of the network that follows it, `decay` of itself kept at each update; batch-norm statistics too.
+
+    Source: Tarvainen and Valpola, "Mean teachers are better role models", 2017. The first updates count fully: a mean of
+    random beginnings is worth nothing, so the decay grows as (1 + n) / (10 + n) to its value.
+    """
+
+    def average(old: Sequence[Tensor], new: Sequence[Tensor], updates: Tensor | int) -> None:
+        now = min(decay, (1 + int(updates)) / (10 + int(updates)))
+        for kept, fresh in zip(old, new, strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(fresh, 1 - now)
+            else:
+                kept.copy_(fresh)
+
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def _autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:

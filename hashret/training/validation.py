@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,27 +53,45 @@ class Validation:
         }
 
 
-def validate(hasher: Hasher, loader: PictureLoader, labels_N: NDArray[np.int64]) -> Validation:
-    """Scores of what `hasher` gives the loader's pictures, whose class numbers are `labels_N`.
+def validate(
+    hasher: Hasher,
+    loader: PictureLoader,
+    labels: NDArray[np.int64] | NDArray[np.bool_],
+    *,
+    views: int = 1,
+    seed: int | None = None,
+) -> Validation:
+    """Scores of what `hasher` gives the loader's pictures, each asking for the others of its class.
 
-    TrainingError when the network's outputs are no finite numbers.
+    labels: class numbers (N,), or which labels each has (N, C): then pictures that share one belong together. views: each
+    picture comes so many times, changed at random from `seed`; its views are then what it asks for. TrainingError when the
+    network's outputs are no finite numbers.
     """
+    rows = np.repeat(np.arange(len(labels)), views)
     logits_NK, activations_NK = [], []
-    for _, pixels in loader.batches(row_batches(len(labels_N), _BATCH)):
+    for _, pixels in loader.batches(row_batches(rows, _BATCH), seed=seed):
         logits = hasher.run_batch(pixels)[0]
         logits_NK.append(logits.cpu().numpy())
         activations_NK.append(hasher.network.activate(logits).cpu().numpy())
-    return scores(np.concatenate(logits_NK), np.concatenate(activations_NK), labels_N, thresholds_K=hasher.thresholds)
+    return scores(
+        np.concatenate(logits_NK),
+        np.concatenate(activations_NK),
+        np.repeat(labels, views, axis=0),
+        thresholds_K=hasher.thresholds,
+    )
 
 
 def scores(
     logits_NK: NDArray[np.float32],
     activations_NK: NDArray[np.float32],
-    labels_N: NDArray[np.int64],
+    labels: NDArray[Any],
     *,
     thresholds_K: NDArray[np.float32] | None = None,
 ) -> Validation:
-    """Scores of pictures by what the network gives them: every picture asks for the others, by code and by activations."""
+    """Scores of pictures by what the network gives them: each asks for the others, by code and by activations.
+
+    labels: class numbers (N,) or flags (N, C), as in `validate`.
+    """
     if not np.isfinite(logits_NK).all():
         raise TrainingError(
             "the network gives validation pictures NaN or infinity, though its loss is finite: its weights have grown out of "
@@ -90,29 +109,35 @@ def scores(
         levels: NDArray[np.int16] = np.rint(apart.clip(0.0) / level).astype(np.int16)
         return levels
 
-    binary = _score(lambda chunk: hamming.distances(codes_NB[chunk], codes_NB, code_size), labels_N)
-    floats = _score(float_distances, labels_N)
+    binary = _score(lambda chunk: hamming.distances(codes_NB[chunk], codes_NB, code_size), labels)
+    floats = _score(float_distances, labels)
     return Validation(
         map=binary["map@all"].expected,
         hit1=binary.top1,
         float_map=floats["map@all"].expected,
         float_hit1=floats.top1,
-        classes=len(np.unique(labels_N)),
+        classes=len(np.unique(labels)) if labels.ndim == 1 else labels.shape[1],
         codes=codes.statistics(codes_NB, code_size),
     )
 
 
-def _score(distances: Callable[[slice], NDArray[np.integer]], labels_N: NDArray[np.int64]) -> RetrievalScores:
+def _score(distances: Callable[[slice], NDArray[np.integer]], labels: NDArray[Any]) -> RetrievalScores:
     """hit@1 and mAP of all, in chunks of bounded memory; `distances` gives those of some pictures to all."""
-    n = len(labels_N)
+    n = len(labels)
     step = max(1, _PAIRS_AT_ONCE // n)
     everyone = np.arange(n)
     return RetrievalScores.merge(
         retrieval_scores(
             distances(slice(start, start + step)),
-            labels_N[start : start + step, None] == labels_N[None, :],
+            _together(labels[start : start + step], labels),
             everyone[start : start + step, None] != everyone[None, :],
             ks=(1,),
         )
         for start in range(0, n, step)
     )
+
+
+def _together(some: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether pictures belong together (some, all): by class number, or by a label that both have."""
+    together: NDArray[np.bool_] = some[:, None] == labels[None, :] if labels.ndim == 1 else some @ labels.T
+    return together

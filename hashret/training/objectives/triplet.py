@@ -1,71 +1,92 @@
-"""Triplet loss on activations: a picture is nearer to its own class than to any other, by a margin."""
+"""Triplet loss: pictures of one class come nearer to each other than to others, by a margin.
+
+Shapes: D pictures of a batch, K bits, C classes, M remembered pictures.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hashret.training.objectives.base import Objective, Outputs, Scored
-from hashret.training.objectives.mining import MINING
-
-BIT = {"tanh": 4.0, "sigmoid": 1.0}
-"""Squared distance of activations (tanh -1..1, sigmoid 0..1) that differ in one bit."""
-
-
-@dataclass(frozen=True)
-class TripletResult:
-    """The loss of one batch, and what it was made of."""
-
-    loss: Tensor
-    triplets: int
-    active: int
+from hashret.training.objectives.memory import WARM_UP, CodeMemory
+from hashret.training.objectives.mining import MINING, Candidates, Mined, within_batch
+from hashret.training.objectives.relaxed import BIT, squared_distances, straight_through, unsigned
 
 
-def squared_distances(activations_DK: Tensor) -> Tensor:
-    """Squared Euclidean distances (D, D) between the rows, float32, never negative.
+def triplet_loss(activations_DK: Tensor, labels_D: Tensor, *, margin: float, mining: str, hinge: str = "relu") -> Mined:
+    """Mean over triplets of `hinge(d(a,p) - d(a,n) + margin)`, d the squared Euclidean distance of the activations.
 
-    For activations in ±1 this is 4 × the Hamming distance of their codes.
+    hinge "relu" is max(0, x), averaged over the active triplets; "softplus" is log(1 + exp(x)), averaged over all: a smooth
+    margin that never quite lets go. Zero (with a gradient of zero) when the batch holds no triplet. `margin` is in squared
+    distance: 8 is 2 bits of a tanh code. Sources: Schroff, Kalenichenko, Philbin, "FaceNet", 2015; Hermans, Beyer, Leibe,
+    "In Defense of the Triplet Loss for Person Re-Identification", 2017 (softplus, mean over the active).
     """
-    x = activations_DK.float()
-    squares = (x * x).sum(dim=1)
-    return (squares[:, None] + squares[None, :] - 2.0 * x @ x.T).clamp_min(0.0)
-
-
-def triplet_loss(activations_DK: Tensor, labels_D: Tensor, *, margin: float, mining: str) -> TripletResult:
-    """Mean over the active triplets of `max(0, d(a,p) - d(a,n) + margin)`, d the squared Euclidean distance.
-
-    The mean is over triplets that still violate the margin, not over all: once most are satisfied, a mean over all shrinks
-    the gradient with every success and training stops early. Zero (with a gradient of zero) when no triplet is active or
-    the batch holds no triplet. `margin` is in squared distance: 8 is 2 bits of a tanh code. Sources: Schroff et al.,
-    "FaceNet", 2015 (loss, semi-hard); Hermans, Beyer, Leibe, "In Defense of the Triplet Loss", 2017 (batch all, mean over
-    the non-zero terms).
-    """
-    d_positive, d_negative = MINING[mining](squared_distances(activations_DK), labels_D)
-    terms = torch.relu(d_positive - d_negative + margin)
-    active = int((terms > 0).sum())
-    return TripletResult(terms.sum() / max(active, 1), len(terms), active)
+    distances_DD = squared_distances(activations_DK, activations_DK)
+    return MINING[mining](within_batch(distances_DD, labels_D), margin, hinge)
 
 
 class Triplet(Objective):
-    """`triplet_loss` of the activations."""
+    """A sum of triplet losses with one margin, mining rule and hinge:
 
-    def __init__(self, *, margin: float, mining: str) -> None:
-        super().__init__()
-        self.margin, self.mining = margin, mining
-
-    def forward(self, outputs: Outputs, labels_D: Tensor, progress: float) -> Scored:
-        """The loss, and the share of triplets that are active."""
-        result = triplet_loss(outputs.activations_DK, labels_D, margin=self.margin, mining=self.mining)
-        return Scored(result.loss, {"active": torch.tensor(result.active / max(result.triplets, 1))})
-
-
-def auto_margin(*, task: str, code_size: int, activation: str) -> float:
-    """The margin that `--margin auto` stands for, in squared distance of the activations.
-
-    A closed set may push its classes far apart, so a quarter of the code: random codes are half of it apart. Unseen
-    classes need the room between the known ones: 4 bits. One bit is BIT[activation].
+    - of the activations of the batch (`triplet_loss`);
+    - of its codes, the gradient passed straight through the sign, times a weight that grows linearly from 0 to `sign_weight`:
+      training begins smooth and ends on what is searched;
+    - of its activations against codes of classes, times `proxy_weight`: the positive is the code of the anchor's class, the
+      negatives those of all other classes, so a batch hears of classes it does not hold. The class codes start as `codes_CK`
+      (±1) and are learned. After Movshovitz-Attias et al., "No Fuss Distance Metric Learning using Proxies", 2017, whose
+      proxies enter another loss;
+    - of its activations against the last `memory` pictures (memory.py), from a tenth of all updates on.
     """
-    bits = code_size / 4 if task == "closed" else min(4.0, code_size / 4)
-    return bits * BIT[activation]
+
+    def __init__(
+        self,
+        *,
+        margin: float,
+        mining: str,
+        hinge: str,
+        activation: str,
+        code_size: int,
+        sign_weight: float = 0.0,
+        proxy_weight: float = 0.0,
+        codes_CK: Tensor | None = None,
+        memory: int = 0,
+    ) -> None:
+        super().__init__()
+        self.margin: float = margin
+        self.margin_bits: float = margin / BIT[activation]
+        self.mining, self.hinge, self.activation = mining, hinge, activation
+        self.sign_weight, self.proxy_weight = sign_weight, proxy_weight
+        self.memory = CodeMemory(memory, code_size) if memory else None
+        self.proxies_CK = None if codes_CK is None else nn.Parameter(unsigned(codes_CK, activation))
+
+    def describe(self) -> str:
+        """The margin, in squared distance and in bits."""
+        return f"triplet, {self.mining}, margin {self.margin:g} ({self.margin_bits:g} bits)"
+
+    def score(self, outputs: Outputs, labels_D: Tensor, progress: float) -> Scored:
+        """The loss; `active` is the share of the batch's triplets that violate the margin, `active_…` that of each other part."""
+        activations_DK = outputs.activations_DK
+        batch = self._loss(within_batch(squared_distances(activations_DK, activations_DK), labels_D))
+        loss, scalars = batch.loss, {"active": batch.share}
+        if self.sign_weight:
+            codes_DK = straight_through(outputs.logits_DK, activations_DK, self.activation)
+            signs = self._loss(within_batch(squared_distances(codes_DK, codes_DK), labels_D))
+            loss = loss + progress * self.sign_weight * signs.loss
+            scalars["active_signs"] = signs.share
+        if self.proxies_CK is not None:
+            own_DC = labels_D[:, None] == torch.arange(len(self.proxies_CK), device=labels_D.device)[None, :]
+            distances_DC = squared_distances(activations_DK, self.proxies_CK)
+            proxies = self._loss(Candidates(distances_DC, own_DC, ~own_DC))
+            loss = loss + self.proxy_weight * proxies.loss
+            scalars["active_proxies"] = proxies.share
+        if self.memory is not None:
+            remembered = self._loss(self.memory.compared(activations_DK, labels_D))
+            if progress >= WARM_UP:
+                loss = loss + remembered.loss
+            self.memory.remember(activations_DK, labels_D)
+            scalars["active_memory"] = remembered.share
+        return Scored(loss, scalars)
+
+    def _loss(self, candidates: Candidates) -> Mined:
+        return MINING[self.mining](candidates, self.margin, self.hinge)

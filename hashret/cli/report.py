@@ -1,0 +1,300 @@
+"""`hashret report`: one HTML page about a run: curves, bit health, mistakes, suspected labels."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hashret.cli.options import (
+    add_compute_arguments,
+    add_data_arguments,
+    add_json_argument,
+    check_writable,
+    counted,
+    not_negative,
+    print_json,
+)
+from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
+from hashret.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from hashret.data.table import PictureTable
+    from hashret.model.hasher import Hasher
+    from hashret.report.analysis import Analysis
+    from hashret.report.verdict import RunFacts
+    from hashret.training.runs import Run
+
+EXAMPLE = """\
+Example:  hashret report runs/cars64          (writes runs/cars64/report.html)
+
+Shows how a run learnt, what its bits are worth, what codes lose against float features, the queries that fail, the classes
+that are confused and the labels that are doubted, in one HTML page that holds its pictures itself. It looks at the run's own
+validation pictures, or with --split at those of a split. Encoding goes on where it was interrupted when the command is typed
+again."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = EXAMPLE
+    parser.add_argument("run", metavar="RUN", help="a run folder, or its name in runs/; RUN@3 is its third epoch")
+    # The data and label map of the run serve where nothing else is said.
+    add_data_arguments(parser, required=False)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="HTML",
+        help="where to write (default: report.html, or report-SPLIT.html, in the run)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=not_negative,
+        default=12,
+        metavar="N",
+        help="about how many examples each list shows, with pictures; 0: numbers only (default: %(default)s)",
+    )
+    add_compute_arguments(parser)
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode, compute, write the page, print where it is."""
+    if any(importlib.util.find_spec(name) is None for name in ("matplotlib", "jinja2")):
+        raise UsageError(
+            "a report is drawn with matplotlib and jinja2, which are not installed; pip install 'hashret[report]'"
+        )
+    from hashret.model.folder import resolve_model
+
+    model_folder = resolve_model(args.run)
+    run_folder = _run_of(model_folder)
+    document = run_folder.read()
+    out = args.out or run_folder.folder / ("-".join(["report", *(args.split or [])]).replace("/", "-") + ".html")
+    _check_out(out)
+    looked_at = _looked_at(args, document, run_folder)
+
+    from hashret.index import durable
+    from hashret.model.hasher import Hasher
+    from hashret.report.page import render
+    from hashret.report.verdict import sentences
+
+    hasher = Hasher.from_pretrained(model_folder, device=args.device)
+    with kept_until_done(unfinished_beside(out)) as workplace:
+        analysis, n_skipped, skipped_list = _analysis(args, hasher, looked_at, workplace, Path(f"{out}.skipped.txt"))
+        facts = _facts(args, run_folder, document, looked_at, hasher, n_skipped)
+        page = render(facts, analysis, args.examples).encode("utf-8", errors="backslashreplace")
+        try:
+            durable.replace_file(out, page)
+        except OSError as error:
+            raise DataError(f"{out} cannot be written ({error.strerror}); choose another --out") from error
+    said = sentences(facts, analysis)
+    if args.json:
+        print_json(
+            {
+                "run": run_folder.folder,
+                "out": out,
+                "bytes": len(page),
+                "data": analysis.gallery.name,
+                "validated": looked_at.validated,
+                "pictures": len(analysis.gallery),
+                "queries": len(analysis.query_rows_Q),
+                "epoch": facts.model_epoch,
+                "best_epoch": facts.best_epoch,
+                "skipped": n_skipped,
+                "skipped_list": skipped_list,
+                "findings": facts.findings,
+                "sentences": said,
+                **analysis.as_dict(),
+            }
+        )
+        return 0
+    doubted, alike = counted(len(analysis.suspects.queries_S), "label"), counted(analysis.twins.n, "pair")
+    print("\n".join(said))
+    print(f"{out}: {doubted} to look at, {alike} alike under two labels; {len(page) / 1e6:.1f} MB")
+    return 0
+
+
+def _analysis(
+    args: argparse.Namespace, hasher: Hasher, looked_at: _LookedAt, workplace: Path, listed: Path
+) -> tuple[Analysis, int, Path | None]:
+    """The numbers of the report; how many pictures were left out, and where they are listed."""
+    from hashret.evaluation.gallery import gallery_rule
+    from hashret.report.analysis import CODES, Encodings, analyse
+
+    what = ("codes", "features", "logits")
+    encoded, skipped_list = encode(args, hasher, looked_at.table, what, workplace, listed, "no report was written")
+    assert encoded.codes is not None and encoded.features is not None and encoded.logits is not None
+    gallery = looked_at.table.select(encoded.rows)
+    labelled = np.flatnonzero([label != "" for label in gallery.labels])
+    if not len(labelled):
+        raise DataError(
+            f"{looked_at.words} have no label where they can be read, so no answer can be right; label some"
+        )
+    # A run validates with each picture against all others; what a table asks for besides belongs to other splits.
+    rule = gallery_rule("self" if looked_at.validated else "auto", gallery)
+    encodings = Encodings(hasher.code_size, encoded.codes, encoded.logits, encoded.features, hasher.thresholds)
+    analysis = analyse(gallery, labelled, encodings, rule)
+    if not analysis.results[CODES].scores.n_queries:
+        raise DataError(
+            f"none of {looked_at.words} has another picture of its own class, so there is nothing to find; look at "
+            "classes with two pictures at least"
+        )
+    return analysis, len(encoded.skipped), skipped_list
+
+
+@dataclass(frozen=True)
+class _LookedAt:
+    """The pictures of a report, in a table and in words, and whether they are those that the run was validated on."""
+
+    table: PictureTable
+    words: str
+    validated: bool
+
+
+def _run_of(model_folder: Path) -> Run:
+    """The run that a model folder is, or in which it was kept. UsageError for a model without one."""
+    from hashret.training.runs import RUN_FILE, Run
+
+    for folder in (model_folder, model_folder.parent.parent):
+        if (folder / RUN_FILE).is_file():
+            return Run(folder)
+    raise UsageError(
+        f"{model_folder} is a model, but no training run (it has no {RUN_FILE}); name the folder that `hashret train` made"
+    )
+
+
+def _history(run: Run) -> list[dict[str, Any]]:
+    """The lines of the log that are whole: a run that trains may be writing its last one."""
+    lines = []
+    if run.log_path.is_file():
+        for text in run.log_path.read_text("utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict):
+                lines.append(line)
+    return lines
+
+
+def _check_out(out: Path) -> None:
+    """UsageError unless the page can be written there, over nothing or over an earlier report."""
+    from hashret.report.page import GENERATOR
+
+    check_writable("--out", out)
+    if out.exists() and GENERATOR.encode() not in out.read_bytes()[:4096]:
+        raise UsageError(f"--out is {out}, which exists and is no report of hashret; name another file, or remove it")
+
+
+def _looked_at(args: argparse.Namespace, document: Mapping[str, Any], run: Run) -> _LookedAt:
+    """The pictures of the splits that were named, or else those that the run was validated on, found as it found them."""
+    from hashret.data.sources import open_source
+    from hashret.training.options import TrainingOptions, learns_from
+    from hashret.training.splits import split_for_training
+
+    source = document["source"] or {}
+    data = args.data or source.get("data")
+    if data is None:
+        raise UsageError(
+            f"{run.folder} was started from Python, where its pictures were given; name them with --data SOURCE"
+        )
+    whole = open_source(data, args.label_map or source.get("label_map"))
+    if args.split:
+        named = " and ".join(repr(split) for split in args.split)
+        table = whole.where_split(*args.split)
+        if not any(table.labels):
+            raise DataError(
+                f"the split {named} of {whole.name} has no labelled picture, so no answer can be right; label some"
+            )
+        return _LookedAt(table, f"the {counted(len(table), 'picture')} of the split {named} of {whole.name}", False)
+    left_out = set(source.get("skipped") or ())
+    readable = whole.select(np.array([row_id not in left_out for row_id in whole.ids], dtype=bool))
+    asked = {**TrainingOptions().as_dict(), **document["options"]}
+    split = split_for_training(
+        readable,
+        task=asked["task"],
+        validation=asked["validation"],
+        seed=asked["seed"],
+        learns_from=learns_from(asked.get("objective", "triplet")),
+    )
+    found = {"train": len(split.train), "validation": len(split.validation)}
+    noted = document.get("pictures", found)
+    if found != noted:
+        raise DataError(
+            f"{whole.name} gives {found['train']:,} pictures to train on and {found['validation']:,} to validate on, but "
+            f"{run.folder} had {noted['train']:,} and {noted['validation']:,}; name its pictures with --data, or look at a "
+            "split with --split"
+        )
+    words = f"the {counted(len(split.validation), 'validation picture')} ({split.how})"
+    return _LookedAt(split.validation, words, True)
+
+
+def _facts(
+    args: argparse.Namespace,
+    run: Run,
+    document: Mapping[str, Any],
+    looked_at: _LookedAt,
+    hasher: Hasher,
+    n_skipped: int,
+) -> RunFacts:
+    """What the report says of the run and its model."""
+    from hashret.report.verdict import RunFacts
+
+    epoch = hasher.scores.get("epoch")
+    config = hasher.config
+    training = train_command(run.folder, document)
+    again = ["hashret", "report", args.run]
+    for flag, values in (
+        ("--data", [args.data]), ("--label-map", [args.label_map]), ("--split", args.split or []), ("--out", [args.out])
+    ):  # fmt: skip
+        again += [word for value in values if value is not None for word in (flag, str(value))]
+    commands = [("Train this model again", training)] if training else []
+    return RunFacts(
+        name=run.folder.resolve().name,
+        document=document,
+        history=_history(run),
+        model_epoch=epoch if isinstance(epoch, int) else None,
+        pictures=looked_at.words,
+        validated=looked_at.validated,
+        logged=hasher.scores if looked_at.validated else {},
+        n_skipped=n_skipped,
+        commands=[*commands, ("Make this report again", shlex.join(again))],
+        model={
+            **config["architecture"],
+            "code_size": hasher.code_size,
+            "activation": config["activation"]["name"],
+            "thresholds": "0" if hasher.thresholds is None else "its own, one a bit",
+            **config["preprocessing"],
+            "fingerprint": hasher.fingerprint(),
+        },
+    )
+
+
+def train_command(folder: Path, document: Mapping[str, Any]) -> str | None:
+    """The command line that trains with a run's settings, where it runs left open; None for a run started from Python."""
+    from hashret.training.options import TrainingOptions
+
+    source = document["source"]
+    if not source:
+        return None
+    words = ["hashret", "train", "--data", str(source["data"]), "--exp-name", folder.resolve().name]
+    for flag, value, default in (
+        ("--label-map", source.get("label_map"), None),
+        ("--on-bad", source.get("on_bad"), "fail"),
+    ):
+        if value is not None and value != default:
+            words += [flag, str(value)]
+    defaults = TrainingOptions().as_dict()
+    for name, value in document["options"].items():
+        if name in ("device", "workers") or value == defaults.get(name) or value in (None, False):
+            continue
+        words.append("--" + name.replace("_", "-"))
+        if value is not True:
+            words += [str(each) for each in (value if isinstance(value, (list, tuple)) else [value])]
+    return shlex.join(words)

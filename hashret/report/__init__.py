@@ -1,0 +1,11 @@
+"""A training report: a run and what its model makes of labelled pictures in, one HTML page out.
+
+ranking.py     the nearest of each query, and which class answers for which
+bits.py        what the bits of a set of codes are worth
+labels.py      labels that the neighbours contradict
+history.py     the log of a run as groups of curves
+analysis.py    all numbers of a report, computed once
+verdict.py     the numbers in words
+charts.py      curves, bars and maps as SVG text         thumbnails.py  pictures as data URIs
+page.py        all of it through page.html and style.css
+"""

@@ -1,0 +1,356 @@
+"""The page: numbers and pictures put into page.html and style.css, as one file that refers to no other."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from hashret import __version__
+from hashret.metrics import Score
+from hashret.report import charts, history, labels, ranking
+from hashret.report.analysis import CODES, FEATURES, SHORTLIST, SHOWN_NEIGHBOURS, Analysis
+from hashret.report.thumbnails import Thumbnails
+from hashret.report.verdict import RunFacts, counted, sentences, shared_signature
+from hashret.sheets import result_caption
+
+GENERATOR = '<meta name="generator" content="hashret report">'
+"""By which a report is known among other files; stands in its first lines."""
+
+LONGEST_TEXT = 160
+MATRIX_CLASSES, LISTED_PAIRS, LISTED_CLASSES, LISTED_SUSPECTS = 10, 15, 15, 200
+SAME_PICTURE = 0.98
+"""Two pictures whose pixels correlate so much are very likely one."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail ("" where there is none) with what is written below it, and whether it is right, wrong, unknown or a query."""
+
+    uri: str
+    caption: list[str]
+    label: str
+    id: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A query and what was found for it."""
+
+    title: str
+    query: Picture
+    results: list[Picture]
+
+
+def render(run: RunFacts, analysis: Analysis, examples: int) -> str:
+    """The HTML of a report, the same text for the same numbers. `examples`: how many pictures each list shows, 0 for none."""
+    template = _environment().from_string(_packaged("page.html"))
+    pictures = _Pictures(analysis)
+    sections = {
+        "panels": _panels(run),
+        "constants": [f"{readable(name)} {value:g}" for name, value in history.constants(run.history)],
+        "bits": _bits(analysis),
+        "scores": _scores(analysis),
+        "lost": _lost(analysis, pictures, examples),
+        "worst": _worst(analysis, pictures, examples),
+        "confused": _confused(analysis, pictures, examples),
+        "suspects": _suspects(analysis, pictures, examples),
+        "twins": _twins(analysis, pictures, examples),
+        "settings": _settings(run),
+    }
+    page = template.render(
+        generator=GENERATOR,
+        style=_packaged("style.css"),
+        name=readable(run.name),
+        best_epoch=run.best_epoch,
+        sentences=[readable(sentence, 2000) for sentence in sentences(run, analysis)],
+        findings=[readable(sentence, 2000) for sentence in run.findings],
+        left_out=pictures.thumbnails.left_out,
+        version=__version__,
+        **sections,
+    )
+    return page.lstrip()
+
+
+def readable(text: object, longest: int = LONGEST_TEXT) -> str:
+    """The text in one line, in composed Unicode, control characters and halves of characters written out, its end cut off."""
+    composed = unicodedata.normalize("NFC", str(text))
+    shown = "".join(
+        each.encode("unicode_escape").decode() if unicodedata.category(each) in ("Cc", "Cs") else each
+        for each in composed[: longest + 1]
+    )
+    return shown if len(composed) <= longest else shown[:longest] + "…"
+
+
+class _Pictures:
+    """Makes what is shown of a picture."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.thumbnails = Thumbnails(analysis.gallery)
+
+    def query(self, query: int) -> Picture:
+        """The picture that asks."""
+        return self._picture(int(self.analysis.query_rows_Q[query]), [], "query")
+
+    def row(self, row: int) -> Picture:
+        """A picture of which nothing is judged."""
+        return self._picture(row, [], "unknown")
+
+    def found(self, query: int, name: str, *, judged: bool = True) -> list[Picture]:
+        """The nearest pictures of a query by codes or features, each right or wrong by its label unless that is doubted."""
+        nearest = self.analysis.nearest[name]
+        shown = []
+        for rank, (row, distance) in enumerate(
+            zip(
+                nearest.rows_QK[query, :SHOWN_NEIGHBOURS].tolist(),
+                nearest.distances_QK[query, :SHOWN_NEIGHBOURS].tolist(),
+                strict=True,
+            ),
+            1,
+        ):
+            if row < 0:
+                break
+            label = int(self.analysis.labels_N[row])
+            kind = (
+                "unknown" if label < 0 or not judged else "right" if label == self.analysis.labels_Q[query] else "wrong"
+            )
+            caption = (
+                result_caption(rank, distance, "")
+                if name == CODES
+                else result_caption(rank, 1 - distance, "", "cosine")
+            )
+            shown.append(self._picture(row, caption, kind))
+        return shown
+
+    def _picture(self, row: int, caption: list[str], kind: str) -> Picture:
+        gallery = self.analysis.gallery
+        uri = self.thumbnails.uri(row)
+        return Picture(uri, caption, readable(gallery.labels[row]), readable(gallery.ids[row]), kind)
+
+
+def _panels(run: RunFacts) -> list[dict[str, Any]]:
+    numbers = history.epochs(run.history)
+    return [
+        {
+            "title": readable(panel.title),
+            "reading": panel.reading,
+            "chart": charts.curves(panel, numbers, run.best_epoch),
+        }
+        for panel in history.panels(run.history)
+    ]
+
+
+def _bits(analysis: Analysis) -> dict[str, Any]:
+    statistics = analysis.code_statistics
+    balance_K = np.array(statistics.balance)
+    return {
+        "statistics": statistics,
+        "classes": len(analysis.classes),
+        "separation": analysis.distances.separation,
+        "dead": [bit for bit, share in enumerate(statistics.balance) if share in (0.0, 1.0)][:50],
+        "pairs": analysis.bit_pairs,
+        "balance": charts.balance(balance_K),
+        "correlation": charts.correlation_map(analysis.correlation_KK),
+        "distances": charts.distances(analysis.distances),
+        "activations": charts.activations(analysis.activations),
+    }
+
+
+def _scores(analysis: Analysis) -> dict[str, Any]:
+    columns = ("map@all", "map@10", "hit@1", "hit@5", "hit@10", "recall@10")
+    rows = []
+    for name, result in analysis.results.items():
+        cells = [
+            {
+                "value": f"{result.scores[score].expected:.4f}",
+                "interval": "{:.3f} to {:.3f}".format(*analysis.interval(name, score)),
+                "orders": _orders(result.scores[score]),
+            }
+            for score in columns
+        ]
+        signatures = [result.scores.signature(score) for score in columns]
+        rows.append({"name": result.name, "cells": cells, "signatures": signatures})
+    return {
+        "columns": [name.replace("map@", "mAP@").replace("@all", "") for name in columns],
+        "rows": rows,
+        "signature": shared_signature(analysis.results[CODES].scores),
+        "shortlist": SHORTLIST,
+        "n_queries": analysis.results[CODES].scores.n_queries,
+        "chart": charts.float_against_binary(analysis.ap[FEATURES], analysis.ap[CODES]),
+        "crossed": analysis.crossed().tolist(),
+    }
+
+
+def _orders(score: Score) -> str:
+    """The score in the worst and in the best order of ties; "" when they are as good as equal."""
+    return f"{score.worst:.4f} to {score.best:.4f}" if score.best - score.worst >= 0.00005 else ""
+
+
+def _lost(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, Any]:
+    lost = analysis.lost_to_bits()
+    rows = [
+        {
+            "title": f"AP {analysis.ap[FEATURES][query]:.3f} by features, {analysis.ap[CODES][query]:.3f} by codes",
+            "codes": [pictures.query(query), *pictures.found(query, CODES)],
+            "features": [pictures.query(query), *pictures.found(query, FEATURES)],
+        }
+        for query in lost[: examples // 2]
+    ]
+    return {"n": len(lost), "rows": rows}
+
+
+def _worst(analysis: Analysis, pictures: _Pictures, examples: int) -> list[Row]:
+    return [
+        Row(f"AP {analysis.ap[CODES][query]:.3f}", pictures.query(query), pictures.found(query, CODES))
+        for query in analysis.worst(examples)
+    ]
+
+
+def _confused(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, Any]:
+    totals = np.bincount(analysis.answers.asked_P, weights=analysis.answers.counts_P, minlength=len(analysis.classes))
+    wrong = ranking.confused(analysis.answers)
+    pairs: list[dict[str, Any]] = []
+    for asked, answered, count in list(zip(*(column.tolist() for column in wrong), strict=True))[:LISTED_PAIRS]:
+        shown = analysis.mistaken(asked, answered, 2) if len(pairs) < examples else []
+        pairs.append(
+            {
+                "asked": readable(analysis.classes[asked]),
+                "answered": readable(analysis.classes[answered]),
+                "count": _share_of_votes(count),
+                "of": round(totals[asked]),
+                "share": count / totals[asked],
+                "examples": [(pictures.query(query), pictures.row(row)) for query, row in shown],
+            }
+        )
+    chosen = ranking.most_confused_classes(analysis.answers, MATRIX_CLASSES)
+    counts = ranking.matrix(analysis.answers, chosen)
+    matrix = [
+        {
+            "label": readable(analysis.classes[each]),
+            "of": round(totals[each]),
+            "cells": [
+                {
+                    "count": _share_of_votes(count) if count > 0 else "",
+                    "shade": round(0.6 * count / max(1.0, totals[each]), 3),
+                    "right": i == j,
+                }
+                for j, count in enumerate(counts[i].tolist())
+            ],
+        }
+        for i, each in enumerate(chosen)
+    ]
+    scores = analysis.class_scores()
+    return {
+        "n_wrong": _share_of_votes(float(wrong.counts_P.sum())),
+        "n_pairs": len(wrong.counts_P),
+        "pairs": pairs,
+        "matrix": matrix,
+        "n_classes": len(scores),
+        "classes": [
+            {"label": readable(each.label), "n": each.n_queries, "ap": each.ap, "hit1": each.hit1}
+            for each in scores[:LISTED_CLASSES]
+        ],
+    }
+
+
+def _share_of_votes(count: float) -> str:
+    """A number of votes, a whole one without decimals."""
+    return f"{count:.0f}" if abs(count - round(count)) < 0.005 else f"{count:.1f}"
+
+
+def _suspects(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, Any]:
+    found = analysis.suspects
+    rows: list[dict[str, Any]] = []
+    listed = []
+    for query, label, confidence, support in zip(*(column[:LISTED_SUSPECTS].tolist() for column in found), strict=True):
+        row = int(analysis.query_rows_Q[query])
+        says = readable(analysis.classes[label])
+        entry = {
+            "id": readable(analysis.gallery.ids[row]),
+            "label": readable(analysis.gallery.labels[row]),
+            "says": says,
+            "confidence": confidence,
+            "support": support,
+            "anyway": ranking.share(analysis.answers, int(analysis.labels_Q[query]), label),
+        }
+        listed.append(entry)
+        if len(rows) < 2 * examples:
+            rows.append(
+                {**entry, "query": pictures.query(query), "results": pictures.found(query, FEATURES, judged=False)}
+            )
+    return {"n": len(found.queries_S), "votes": analysis.n_votes, "rows": rows, "listed": listed}
+
+
+def _twins(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, Any]:
+    found, likeness = analysis.twins, analysis.twin_pixels_T
+    rows = [
+        {
+            "pictures": [pictures.row(first), pictures.row(second)],
+            "bits": counted(bits, "bit"),
+            "cosine": cosine,
+            "pixels": pixels,
+            "same": pixels >= SAME_PICTURE,
+        }
+        for first, second, bits, cosine, pixels in zip(
+            *(
+                column[:examples].tolist()
+                for column in (found.first_T, found.second_T, found.bits_T, found.cosines_T, likeness)
+            ),
+            strict=True,
+        )
+    ]
+    return {"n": found.n, "same": int((likeness >= SAME_PICTURE).sum()), "alike": labels.ALIKE, "rows": rows}
+
+
+def _settings(run: RunFacts) -> dict[str, Any]:
+    def pairs(values: Any) -> list[tuple[str, str]]:
+        known = values if isinstance(values, Mapping) else {}
+        return [(readable(name), readable(_written(value), 400)) for name, value in known.items()]
+
+    about = ("status", "data", "source", "task", "margin", "validation", "pictures", "device", "seconds", "result")
+    return {
+        "tables": [
+            ("Run", pairs({name: run.document[name] for name in about if name in run.document})),
+            ("Options", pairs(run.document.get("options"))),
+            ("Model", pairs(run.model)),
+            ("Versions", pairs({**_versions(run.document), "hashret of this report": __version__})),
+        ],
+        "commands": [(what, readable(command, 4000)) for what, command in run.commands],
+    }
+
+
+def _versions(document: Mapping[str, Any]) -> dict[str, Any]:
+    found = document.get("versions")
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _written(value: Any) -> str:
+    """A value of JSON as people write it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_written(each)}" for name, each in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(_written(each) for each in value) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _packaged(name: str) -> str:
+    return files("hashret.report").joinpath(name).read_text("utf-8")

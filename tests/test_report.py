@@ -1,0 +1,555 @@
+"""The numbers of a report against plain loops, and its page: whole, alone, escaped, the same twice."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+from hashret import codes
+from hashret.data.table import PictureTable
+from hashret.evaluation.compare import Representation
+from hashret.evaluation.gallery import GalleryRule
+from hashret.metrics import retrieval_scores
+from hashret.report import analysis, bits, charts, history, labels, page, ranking, thumbnails, verdict
+from hashret.report.analysis import CODES, FEATURES, RIGHT, TIED, TWO_STAGE, WRONG, Analysis, Encodings, analyse
+from hashret.report.ranking import Pairs
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def random_pairs(seed: int, *, whole: bool) -> tuple[Pairs, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Up to 8 queries and 9 gallery pictures of 3 classes or none: pairs, distances, what counts, both sides' labels."""
+    rng = np.random.default_rng(seed)
+    n_queries, n_gallery = rng.integers(1, 9), rng.integers(1, 10)
+    distances = rng.integers(0, 5, (n_queries, n_gallery)).astype(np.int32)
+    if not whole:
+        distances = (distances / 4).astype(np.float32)
+    valid = rng.random((n_queries, n_gallery)) < 0.8
+    pairs = Pairs(lambda rows: distances[rows], lambda rows: valid[rows], int(n_queries), int(n_gallery))
+    return pairs, distances, valid, rng.integers(0, 3, n_queries), rng.integers(-1, 3, n_gallery)
+
+
+def unit(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
+    vectors = rng.normal(size=(n, d)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+# ---- rankings
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.booleans(), st.integers(1, 12), st.integers(1, 30))
+def test_nearest_is_a_sort_by_distance_and_row(seed: int, whole: bool, k: int, at_once: int) -> None:
+    pairs, distances, valid, _, _ = random_pairs(seed, whole=whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_PAIRS_AT_ONCE", at_once)
+        found = ranking.nearest(pairs, k)
+    for q in range(pairs.n_queries):
+        expected = sorted((distances[q, n].item(), n) for n in range(pairs.n_gallery) if valid[q, n])[:k]
+        missing = k - len(expected)
+        assert found.rows_QK[q].tolist() == [n for _, n in expected] + [-1] * missing
+        there = found.distances_QK[q][: len(expected)]
+        assert there.tolist() == [distance for distance, _ in expected]
+        assert np.isnan(found.distances_QK[q][len(expected) :]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.booleans(), st.integers(1, 30))
+def test_answers_share_votes_among_the_nearest(seed: int, whole: bool, at_once: int) -> None:
+    pairs, distances, valid, query_labels, gallery_labels = random_pairs(seed, whole=whole)
+    relevant = (query_labels[:, None] == gallery_labels[None, :]) & valid
+    counted = relevant.any(axis=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_PAIRS_AT_ONCE", at_once)
+        found = ranking.answers(pairs, query_labels, gallery_labels, counted)
+    expected: Counter[tuple[int, int]] = Counter()
+    for q in np.flatnonzero(counted):
+        nearest = min(distances[q, n] for n in range(pairs.n_gallery) if valid[q, n])
+        tied = [n for n in range(pairs.n_gallery) if valid[q, n] and distances[q, n] == nearest]
+        for n in tied:
+            expected[int(query_labels[q]), int(gallery_labels[n])] += 1 / len(tied)
+    got = {(a, b): c for a, b, c in zip(*(column.tolist() for column in found), strict=True)}
+    assert got == pytest.approx(dict(expected))
+    assert found.counts_P.tolist() == pytest.approx(sorted(expected.values(), reverse=True))
+    if counted.any():
+        scores = retrieval_scores(distances, relevant, valid, ks=(1,))
+        right = found.counts_P[found.asked_P == found.answered_P].sum()
+        assert right == pytest.approx(scores.top1 * scores.n_queries)
+    shares = [ranking.share(found, 1, b) for b in range(-1, 3)]
+    total = sum(count for (a, _), count in expected.items() if a == 1)
+    assert shares == pytest.approx([expected[1, b] / total if total else math.nan for b in range(-1, 3)], nan_ok=True)
+    wrong = ranking.confused(found)
+    assert all(a != b and b >= 0 for a, b in zip(wrong.asked_P.tolist(), wrong.answered_P.tolist(), strict=True))
+    chosen = ranking.most_confused_classes(found, 2)
+    assert len(chosen) <= 2 and chosen == sorted(chosen)
+    assert ranking.matrix(found, [0, 1, 2]).tolist() == pytest.approx(
+        np.array([[expected[a, b] for b in range(3)] for a in range(3)])
+    )
+
+
+@pytest.mark.parametrize("shortlist", [1, 3, 100])
+def test_two_stages_rank_the_shortlist_by_features(shortlist: int) -> None:
+    rng = np.random.default_rng(3)
+    n = 12
+    packed, features = rng.integers(0, 4, (n, 1), dtype=np.uint8), unit(rng, n, 4)
+
+    def others(rows: slice) -> np.ndarray:
+        return ~np.eye(n, dtype=bool)[rows]
+
+    two_stage = ranking.TwoStage("", packed, packed, 8, features, features, others, shortlist)
+    distances = two_stage.distances(slice(2, 9))
+    cosines = Representation("", features, features).distances(slice(0, n))
+    for q in range(2, 9):
+        hamming = [bin(packed[q, 0] ^ packed[i, 0]).count("1") for i in range(n)]
+        near = sorted((i for i in range(n) if i != q), key=lambda i: (hamming[i], i))[:shortlist]
+        for i in range(n):
+            assert distances[q - 2, i] == (cosines[q, i] if i in near else 4 + hamming[i])
+    assert two_stage.distance_name == f"hamming-{shortlist}-then-cosine"
+
+
+# ---- bits
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.integers(1, 20), st.integers(1, 12))
+def test_correlations_are_numpys_and_agree_with_the_statistics(seed: int, size: int, n: int) -> None:
+    bits_NK = np.random.default_rng(seed).random((n, size)) < 0.5
+    packed = codes.pack(bits_NK)
+    correlation = bits.correlations(packed, size)
+    statistics = codes.statistics(packed, size)
+    alive = np.flatnonzero(bits_NK.any(axis=0) & ~bits_NK.all(axis=0))
+    assert np.isnan(np.diagonal(correlation)).sum() == statistics.dead_bits
+    pairs = [(i, j) for i in alive for j in alive if i < j]
+    for i, j in pairs:
+        assert correlation[i, j] == pytest.approx(np.corrcoef(bits_NK[:, i], bits_NK[:, j])[0, 1], abs=1e-9)
+    strongest = bits.most_correlated(correlation, 3)
+    assert len(strongest) == min(3, len(pairs))
+    if pairs:
+        assert abs(strongest[0].correlation) == pytest.approx(statistics.max_correlation, abs=1e-9)
+        assert np.mean([abs(correlation[pair]) for pair in pairs]) == pytest.approx(
+            statistics.mean_correlation, abs=1e-9
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(1, 30))
+def test_distances_are_counted_by_class(seed: int, at_once: int) -> None:
+    pairs, distances, valid, query_labels, gallery_labels = random_pairs(seed, whole=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_PAIRS_AT_ONCE", at_once)
+        found = bits.distance_counts(pairs, query_labels, gallery_labels, 6)
+    same, other = [], []
+    for q in range(pairs.n_queries):
+        for n in range(pairs.n_gallery):
+            if valid[q, n] and gallery_labels[n] >= 0:
+                (same if query_labels[q] == gallery_labels[n] else other).append(distances[q, n])
+    assert found.same_D.tolist() == [same.count(d) for d in range(7)]
+    assert found.other_D.tolist() == [other.count(d) for d in range(7)]
+    if not same or not other:
+        assert math.isnan(found.separation)
+    else:
+        nearer = np.mean([1.0 if a < b else 0.5 if a == b else 0.0 for a in same for b in other])
+        assert found.separation == pytest.approx(nearer)
+
+
+def test_activations_count_from_their_thresholds() -> None:
+    logits = np.array([[0.0, 5.0], [-9.0, 5.0]], np.float32)
+    assert bits.activation_counts(logits, None, bins=4).tolist() == [1, 0, 1, 2]
+    assert bits.activation_counts(logits, np.array([0.0, 5.0], np.float32), bins=4).tolist() == [1, 0, 3, 0]
+
+
+# ---- labels
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(1, 6), st.floats(0.2, 1.0))
+def test_suspects_are_those_whom_all_kinds_of_neighbours_contradict(seed: int, k: int, least: float) -> None:
+    rng = np.random.default_rng(seed)
+    gallery_labels = rng.integers(-1, 3, 8)
+    query_labels = rng.integers(-1, 3, 10)
+    kinds = [rng.integers(-1, 8, (10, k)) for _ in range(2)]
+    found = labels.suspects(query_labels, gallery_labels, kinds, least)
+    expected = []
+    for q, own in enumerate(query_labels.tolist()):
+        votes = [[int(gallery_labels[n]) for n in rows[q] if n >= 0] for rows in kinds]
+        best = max(((min(each.count(b) for each in votes) / k, -b) for b in range(3) if b != own), default=(0.0, 0))
+        if own >= 0 and best[0] >= least and best[0] > 0:
+            expected.append((q, -best[1], best[0], max(each.count(own) for each in votes) / k))
+    expected.sort(key=lambda each: (-each[2], each[3], each[0]))
+    assert list(zip(*(column.tolist() for column in found), strict=True)) == expected
+
+
+def test_swapped_labels_are_found() -> None:
+    rng = np.random.default_rng(0)
+    true = np.repeat(np.arange(6), 20)
+    centres = unit(rng, 6, 16)
+    features = centres[true] + rng.normal(0, 0.1, (120, 16)).astype(np.float32)
+    given_labels = true.copy()
+    swapped = rng.choice(120, 8, replace=False)
+    given_labels[swapped] = (true[swapped] + 1) % 6
+    distances = 1 - features @ features.T
+    pairs = Pairs(lambda rows: distances[rows], lambda rows: ~np.eye(120, dtype=bool)[rows], 120, 120)
+    near = ranking.nearest(pairs, 10).rows_QK
+    found = labels.suspects(given_labels, given_labels, [near, near])
+    assert set(found.queries_S.tolist()) == set(swapped.tolist())
+    assert found.labels_S.tolist() == true[found.queries_S].tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.integers(1, 40), st.integers(0, 60))
+def test_twins_are_pairs_of_two_labels_that_look_the_same(seed: int, at_once: int, most: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 10))
+    packed, features = rng.integers(0, 3, (n, 1), dtype=np.uint8), unit(rng, 4, 2)[rng.integers(0, 4, n)]
+    numbers = rng.integers(-1, 2, n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "_PAIRS_AT_ONCE", at_once)
+        found = labels.twins(packed, 8, features, numbers, most, alike=0.9)
+    expected = set()
+    for i in range(n):
+        for j in range(i + 1, n):
+            if numbers[i] != numbers[j] and min(numbers[i], numbers[j]) >= 0:
+                apart, cosine = bin(packed[i, 0] ^ packed[j, 0]).count("1"), float(features[i] @ features[j])
+                if apart == 0 or cosine >= 0.9:
+                    expected.add((i, j, apart))
+    assert found.n == len(expected)
+    got = list(zip(found.first_T.tolist(), found.second_T.tolist(), found.bits_T.tolist(), strict=True))
+    assert len(got) == min(most, len(expected)) and set(got) <= expected
+    assert (np.diff(found.cosines_T) <= 0).all()
+
+
+# ---- the log
+
+
+def test_numbers_of_the_log_find_their_place() -> None:
+    log: list[dict[str, Any]] = [
+        {"epoch": 1, "loss": 2.0, "val_map": 0.1, "val_float_map": 0.2, "lr": 1e-3, "images_per_second": 90.0, "later": 1,
+         "gap": 0.4, "val_score_gap": 0.1, "val_imbalance": 0.2, "imbalance": 0.1, "updates": 7, "names": ["a"]},
+        {"epoch": 2, "loss": float("nan"), "val_map": None, "lr": 5e-4, "note": "text", "later": True, "wait_share": 0.5,
+         "updates": 7},
+    ]  # fmt: skip
+    found = {panel.title: panel for panel in history.panels(log)}
+    assert list(found) == [
+        "Loss", "Validation mAP", "Float mAP less binary mAP", "From activation to bit", "Learning rate", "Imbalance of bits",
+        "Pictures per second", "Waiting for pictures", "later",
+    ]  # fmt: skip
+    assert [curve.title for curve in found["Validation mAP"].curves] == ["codes", "activations"]
+    assert [curve.title for curve in found["Imbalance of bits"].curves] == ["validation", "training"]
+    assert found["Loss"].curves[0].values[0] == 2.0 and math.isnan(found["Loss"].curves[0].values[1])
+    assert math.isnan(found["later"].curves[0].values[1])
+    assert history.constants(log) == [("updates", 7)]
+    assert history.epochs(log) == [1, 2] and history.epochs([{}, {"epoch": "x"}]) == [1, 2]
+    assert history.panels([{"loss": math.nan, "lr": math.inf}] * 2) == history.constants([{"x": math.nan}]) == []
+    assert history.panels([]) == [] and history.panels([{"epoch": 1}]) == []
+    many = [{f"number {i}": i * j for i in range(1, 100)} for j in range(2)]
+    assert len(history.panels(many)) == history.MOST_OTHER
+
+
+# ---- charts
+
+
+def drawn(name: str) -> str:
+    rng = np.random.default_rng(5)
+    panel = history.Panel("A <b> & c", "", [history.Curve("x", 'x "y" <z>', [1.0, math.nan, 3.0])])
+    counts = bits.DistanceCounts(rng.integers(0, 9, 17), rng.integers(0, 9, 17))
+    make: dict[str, Callable[[], str]] = {
+        "curves": lambda: charts.curves(panel, [1, 2, 3], 3),
+        "one epoch": lambda: charts.curves(history.panels([{"loss": 1.0}])[0], [1], 1),
+        "constant": lambda: charts.curves(history.panels([{"lr": 0}, {"lr": 0}])[0], [1, 2], None),
+        "balance": lambda: charts.balance(rng.random(64)),
+        "one bit": lambda: charts.balance(np.array([1.0])),
+        "correlation": lambda: charts.correlation_map(np.corrcoef(rng.random((8, 30)))),
+        "all dead": lambda: charts.correlation_map(np.full((3, 3), np.nan)),
+        "large": lambda: charts.correlation_map(rng.uniform(-1, 1, (1024, 1024))),
+        "distances": lambda: charts.distances(counts),
+        "no pairs": lambda: charts.distances(bits.DistanceCounts(np.zeros(2, np.int64), np.zeros(2, np.int64))),
+        "activations": lambda: charts.activations(rng.integers(0, 9, 40)),
+        "points": lambda: charts.float_against_binary(rng.random(5000), rng.random(5000)),
+        "no points": lambda: charts.float_against_binary(np.full(3, np.nan), np.full(3, np.nan)),
+    }
+    return make[name]()
+
+
+CHARTS = ["curves", "one epoch", "constant", "balance", "one bit", "correlation", "all dead", "large", "distances", "no pairs",
+          "activations", "points", "no points"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_charts_stand_in_a_page(name: str) -> None:
+    svg = drawn(name)
+    assert svg == drawn(name)
+    root = ElementTree.fromstring(svg)
+    assert root.get("role") == "img" and root.get("aria-label")
+    assert "http:" not in svg and "https:" not in svg and "<metadata" not in svg and len(svg) < 700_000
+    assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]\b", svg) and "var(--ink)" in svg
+    assert "<style" not in svg and "DejaVu" not in svg and "var(--sans)" in svg
+    ids = re.findall(r'\bid="([^"]+)"', svg)
+    assert len(ids) == len(set(ids))
+    referred = re.findall(r'(?:url\(#|href="#)([^)"]+)', svg)
+    assert set(referred) <= set(ids)
+
+
+def test_large_maps_keep_the_strongest() -> None:
+    values = np.zeros((300, 300))
+    values[299, 3], values[0, 0] = -0.9, np.nan
+    shown, cells = charts._pooled(values)
+    assert (shown.shape, cells) == ((150, 150), 2)
+    assert shown[149, 1] == -0.9 and shown[0, 0] == 0
+
+
+# ---- analysis
+
+
+def made(
+    folder: Path, labels_N: list[str], ids: list[str] | None = None, *, size: int = 16, seed: int = 0
+) -> tuple[PictureTable, Encodings]:
+    """Pictures on disk, one file for all of them, and random encodings drawn together a little by label."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    n = len(labels_N)
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / "차 <1>.png")
+    names = ids or [f"p{i}" for i in range(n)]
+    table = PictureTable(names, [str(folder / "차 <1>.png")] * n, labels_N, [""] * n, {}, "set")
+    numbers = table.class_ids()[0]
+    logits = rng.normal(size=(numbers.max() + 2, size))[numbers] + rng.normal(0, 1.2, (n, size))
+    logits = logits.astype(np.float32)
+    features = unit(rng, int(numbers.max()) + 2, 32)[numbers] + 0.25 * unit(rng, n, 32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    return table, Encodings(size, codes.binarize(logits), logits, features.astype(np.float32))
+
+
+def analysed(table: PictureTable, encodings: Encodings) -> Analysis:
+    rows = np.flatnonzero([label != "" for label in table.labels])
+    return analyse(table, rows, encodings, GalleryRule("self"))
+
+
+def facts(**known: Any) -> verdict.RunFacts:
+    document = {
+        "status": "done", "data": "set", "source": {"data": "set"}, "options": {"backbone": "resnet18", "epochs": 2},
+        "pictures": {"train": 90, "validation": 30}, "versions": {"hashret": "0"}, "result": {"best_epoch": 2},
+    }  # fmt: skip
+    log = [
+        {"epoch": 1, "loss": 2.0, "val_map": 0.1, "$x^ <b>\x00": 1},
+        {"epoch": 2, "loss": 1.0, "val_map": 0.3, "$x^ <b>\x00": 2},
+    ]
+    given = {"name": "run", "document": document, "history": log, "model_epoch": 2, "pictures": "30 pictures"}
+    return verdict.RunFacts(**{**given, "validated": True, **known})
+
+
+def test_all_numbers_of_an_analysis_agree(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, [f"c{i % 5}" for i in range(60)] + ["", "alone"])
+    found = analysed(table, encodings)
+    n_queries = 61
+    assert len(found.query_rows_Q) == n_queries and found.results[CODES].scores.n_excluded == 1
+    right = found.answers.counts_P[found.answers.asked_P == found.answers.answered_P].sum()
+    assert right == pytest.approx(60 * found.results[CODES].scores["hit@1"].expected)
+    assert np.nanmean(found.ap[FEATURES]) == pytest.approx(found.results[FEATURES].scores["map@all"].expected)
+    assert np.isnan(found.ap[CODES][-1]) and found.outcomes[CODES][-1] == analysis.UNSCORED
+    crossed = found.crossed()
+    assert crossed.sum() == 60
+    for axis, name in ((1, FEATURES), (0, CODES)):
+        assert crossed.sum(axis=axis).tolist() == [
+            int((found.outcomes[name] == kind).sum()) for kind in (RIGHT, TIED, WRONG)
+        ]
+    assert len(found.lost_to_bits()) == crossed[0, 2]
+    worst = found.worst(1000)
+    assert len(worst) == 60 and np.diff(found.ap[CODES][worst]).min() >= 0
+    scores = found.class_scores()
+    assert sum(each.n_queries for each in scores) == 60 and "alone" not in {each.label for each in scores}
+    assert np.average([each.hit1 for each in scores], weights=[each.n_queries for each in scores]) == pytest.approx(
+        found.results[CODES].scores["hit@1"].expected
+    )
+    assert found.distances.same_D.sum() == 5 * 12 * 11
+    loss, (low, high) = found.loss("map@all")
+    assert low <= loss <= high
+    assert found.results[TWO_STAGE].scores["map@all"].expected > found.results[CODES].scores["map@all"].expected
+
+
+def test_votes_fit_the_classes() -> None:
+    assert analysis.votes_to_ask(np.repeat([0, 1], 50)) == 10
+    assert analysis.votes_to_ask(np.repeat([0, 1], 6)) == 5
+    assert analysis.votes_to_ask(np.arange(9)) == 3
+
+
+# ---- the page
+
+
+class Balanced(HTMLParser):
+    """Checks that every element is closed where HTML asks for it, and collects what a page refers to."""
+
+    VOID = ("meta", "img", "br", "link", "input", "hr")
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.ids: Counter[str] = Counter()
+        self.links: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.text: list[str] = []
+        self.starts: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.tags[tag] += 1
+        self.starts.append((tag, values))
+        self.links += [str(values[name]) for name in ("href", "src", "srcset", "action", "poster") if name in values]
+        if "id" in values:
+            self.ids[str(values["id"])] += 1
+        if tag == "img":
+            self.images.append(values)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def checked(html: str) -> Balanced:
+    parsed = Balanced()
+    parsed.feed(html)
+    parsed.close()
+    assert not parsed.open
+    assert html.startswith("<!doctype html>") and page.GENERATOR in html[:4096]
+    assert (
+        "http:" not in html
+        and "https:" not in html
+        and "//" not in re.sub(r"data:image/\w+;base64,[\w+/=\n]+", "", html)
+    )
+    assert parsed.tags["script"] == 0 and parsed.tags["link"] == 0
+    assert all(link.startswith(("#", "data:image/")) for link in parsed.links)
+    assert all(image.get("alt") for image in parsed.images)
+    assert max(parsed.ids.values()) == 1
+    assert {link[1:] for link in parsed.links if link.startswith("#")} <= set(parsed.ids)
+    assert not any(name.startswith("on") for _, values in parsed.starts for name in values)
+    return parsed
+
+
+HOSTILE = [
+    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "기아 & 현대", "كيا سبورتاج", "x" * 9000, "2024", "{{ 7*7 }}",
+    "a\nb\tc\x00", "\u202eabc",
+]  # fmt: skip
+
+
+def test_hostile_labels_and_ids_are_only_text(tmp_path: Path) -> None:
+    names = [f"{label}/{i}" for i in range(4) for label in HOSTILE]
+    table, encodings = made(tmp_path / "<b>", [label for _ in range(4) for label in HOSTILE], names)
+    document = {**facts().document, "options": {"backbone": "</style><script>", "note": ["<i>", None]}, "data": "<u>",
+                "findings": [{"cause": "x", "sentence": "<script>collapse</script>"}, "no finding",
+                             {"cause": "dead bits", "evidence": "9 of 9", "advice": "lower --lr"}]}  # fmt: skip
+    run = facts(name="<script>", document=document, commands=[("Again", "rm '</pre>'")])
+    html = page.render(run, analysed(table, encodings), 12)
+    parsed = checked(html)
+    text = "".join(parsed.text)
+    assert (
+        "<script>alert(1)</script>" in text and "기아 & 현대" in text and "كيا سبورتاج" in text and "{{ 7*7 }}" in text
+    )
+    assert "<script>collapse</script>" in text and "dead bits; 9 of 9; lower --lr" in text
+    assert "a\\nb\\tc\\x00" in text and "rm '</pre>'" in text
+    assert "x" * 200 not in html and "\x00" not in html
+    assert len(parsed.images) > 50
+
+
+def test_the_same_numbers_give_the_same_page(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, [f"c{i % 4}" for i in range(40)])
+    pages = [page.render(facts(), analysed(table, encodings), 5) for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_every_section_says_what_it_shows(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, [f"c{i % 4}" for i in range(40)])
+    text = "".join(checked(page.render(facts(), analysed(table, encodings), 12)).text)
+    titles = "Curves,Bit health,Float against binary,Worst queries,Confused classes,Suspected wrong labels,Settings"
+    assert all(title in text for title in titles.split(","))
+    for name in ("codes: 16 bits", "two-stage", "logits: 16 numbers", "features: 32 numbers"):
+        assert name in text
+    assert "ties:exact-expectation" in text and "This is epoch 2 of 2. It was the best by validation mAP." in text
+
+
+@pytest.mark.parametrize("examples", [0, 1])
+def test_few_or_no_examples(tmp_path: Path, examples: int) -> None:
+    table, encodings = made(tmp_path, ["a", "a", "b", "b"])
+    parsed = checked(page.render(facts(history=[{"epoch": 1, "loss": 1.0}]), analysed(table, encodings), examples))
+    assert bool(parsed.images) == bool(examples)
+
+
+def test_an_old_or_bare_run_has_a_page(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, ["a", "a", "b", "b", "b"])
+    run = facts(
+        document={"status": "running", "source": None, "options": {}}, history=[], model_epoch=None, validated=False
+    )
+    text = "".join(checked(page.render(run, analysed(table, encodings), 3)).text)
+    assert "The run is not finished" in text and "The run has no log with numbers" in text
+
+
+def test_collapsed_codes(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, ["a", "b"] * 20)
+    same = Encodings(
+        16, np.zeros_like(encodings.codes_NB), np.zeros_like(encodings.logits_NK) - 1, encodings.features_ND * 0
+    )
+    text = "".join(checked(page.render(facts(), analysed(table, same), 3)).text)
+    assert "16 of 16 bits never change" in text and "400 pairs have two labels and equal codes" in text
+
+
+def test_many_classes_and_noise_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 classes; pictures of noise, which JPEG cannot shrink."""
+    table, encodings = made(tmp_path, [f"class number {i % 2000}" for i in range(4000)], size=24)
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (300, 300, 3), dtype=np.uint8))
+    noise.save(table.paths[0])
+    html = page.render(facts(), analysed(table, encodings), 12)
+    parsed = checked(html)
+    assert len(html.encode()) < 5_000_000 and parsed.tags["tr"] < 400 and len(parsed.images) > 100
+
+
+def test_beyond_the_limit_pictures_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, encodings = made(tmp_path, [f"c{i % 4}" for i in range(40)])
+    monkeypatch.setattr(thumbnails, "BYTE_LIMIT", 20_000)
+    html = page.render(facts(), analysed(table, encodings), 12)
+    parsed = checked(html)
+    assert sum(len(str(image["src"])) for image in parsed.images) <= 20_000
+    assert re.search(r"\d+ pictures are not shown, to keep the page small", "".join(parsed.text))
+
+
+def test_a_picture_that_went_away_is_blank(tmp_path: Path) -> None:
+    table, _ = made(tmp_path, ["a"])
+    table.paths[0] = str(tmp_path / "gone.png")
+    assert thumbnails.Thumbnails(table).uri(0) == ""
+
+
+def test_readable_text() -> None:
+    assert page.readable("a\x1bb\ud800") == "a\\x1bb\\ud800"
+    assert page.readable("x" * 500) == "x" * page.LONGEST_TEXT + "…"
+    assert page.readable("\u1100\u1161") == "가"
+
+
+def test_the_verdict_warns_when_the_run_scored_otherwise(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, [f"c{i % 4}" for i in range(40)])
+    found = analysed(table, encodings)
+    score = found.results[CODES].scores["map@all"].expected
+    said = " ".join(verdict.sentences(facts(logged={"map": score + 0.1}), found))
+    assert f"scored mAP {score + 0.1:.4f}, not {score:.4f}" in said
+    assert "scored mAP" not in " ".join(verdict.sentences(facts(logged={"map": score + 1e-4}), found))
+    assert "expect a little less" not in " ".join(verdict.sentences(facts(validated=False), found))

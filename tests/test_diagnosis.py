@@ -80,7 +80,7 @@ def trained(tmp_path: Path, colours: Path) -> Callable[..., Trained]:
     [
         {},
         {"seed": 1},
-        {"seed": 2, "code_size": 64, "margin": "auto"},
+        {"seed": 2, "code_size": 64, "margin": 16.0},
         {"mining": "semi-hard"},
         {"optimizer": "sgd", "lr": 3e-4},
         {"activation": "sigmoid", "margin": 1.0},
@@ -285,10 +285,8 @@ def test_a_collapse_without_a_known_cause_has_its_name() -> None:
     same = {"effective_bits": 1.0, "correlation": 1.0, "agreement": 0.2}
     assert causes(line(1), line(2, **same), line(3, **same)) == ["collapse"]
     assert causes(line(1), line(2, **same), line(3, **same, margin_bits=8.0)) == ["margin too large"]
-    without_triplets = [
-        {key: value for key, value in line(epoch, **same).items() if key != "active"} for epoch in (1, 2, 3)
-    ]
-    (finding,) = diagnose(without_triplets, TrainingOptions(code_size=16))
+    without_margin = [line(epoch, **same, margin=None, margin_bits=None) for epoch in (1, 2, 3)]
+    (finding,) = diagnose(without_margin, TrainingOptions(code_size=16, objective="central"))
     assert finding.cause == "collapse" and "--margin" not in finding.advice
 
 

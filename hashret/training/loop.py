@@ -283,7 +283,8 @@ class _Loop:
                 _log.warning("%s", finding.sentence)
         noisy = any(finding.cause == LABEL_NOISE for finding in findings)
         try:
-            self.run.write_suspects(self.suspected(suspects) if noisy else None)
+            if suspects or not noisy:
+                self.run.write_suspects(self.suspected(suspects) if noisy else None)
         except DataError as error:  # a list that cannot be written is no reason to stop
             _log.warning("suspicious labels are not listed: %s", error)
 

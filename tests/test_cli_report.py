@@ -171,9 +171,44 @@ def test_an_older_run_without_log_or_newer_keys(hashret: Callable, run: Path) ->
 
 
 def test_findings_of_the_run_come_first(hashret: Callable, run: Path) -> None:
-    Run(run).write({**Run(run).read(), "findings": [{"cause": "collapse", "sentence": "All codes are one."}]})
+    found = {"cause": "collapse", "evidence": "all codes are one", "advice": "lower --lr"}
+    Run(run).write({**Run(run).read(), "findings": [found, "no finding"]})
     document, page = reported(hashret, run)
-    assert document["findings"] == ["All codes are one."] and "All codes are one." in "".join(page.text)
+    assert document["findings"] == ["collapse: all codes are one; lower --lr"]
+    assert document["findings"][0] in "".join(page.text)
+
+
+def test_a_run_that_has_not_ended_is_judged_by_its_log(hashret: Callable, run: Path) -> None:
+    document = Run(run).read()
+    del document["findings"]
+    Run(run).write({**document, "status": "failed", "error": "the disk is full"})
+    lines = [{**line, "broken": 0.5} for line in Run(run).history()]
+    Run(run).log_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    document, page = reported(hashret, run)
+    (finding,) = document["findings"]
+    assert finding.startswith("learning rate too high: 50 % of the last updates had infinite numbers")
+    assert "The run failed before its last epoch: the disk is full." in "".join(page.text)
+
+
+def test_labels_that_the_run_doubts_are_shown_and_not_doubted_again(
+    hashret: Callable, unseen_set: Path, run: Path, tmp_path: Path
+) -> None:
+    table = open_source(unseen_set).where_split("test")
+    row = table.labels.index("class07")
+    table.labels[row] = "class08"
+    table.write_csv(tmp_path / "t.csv")
+    words = ("--data", tmp_path / "t.csv", "--split", "test", "--out", tmp_path / "r.html")
+    doubted = [each["id"] for each in reported(hashret, run, *words)[0]["suspects"]]
+    assert table.ids[row] in doubted
+    named = table.select([row])
+    named.attributes["neighbours"] = ["class07"]
+    Run(run).write_suspects(named)
+    document, page = reported(hashret, run, *words)
+    assert document["named_while_training"] == [table.ids[row]]
+    assert [each["id"] for each in document["suspects"]] == [each for each in doubted if each != table.ids[row]]
+    assert "1 training picture has neighbours that mostly carried one other label" in "".join(page.text)
+    Run(run).write_suspects(None)
+    assert reported(hashret, run, *words)[0]["named_while_training"] == []
 
 
 def test_a_swapped_label_is_doubted(hashret: Callable, unseen_set: Path, run: Path, tmp_path: Path) -> None:

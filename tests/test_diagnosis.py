@@ -19,14 +19,14 @@ from hashret.data.table import PictureTable
 from hashret.errors import TrainingError
 from hashret.training import loop
 from hashret.training.diagnosis import Finding, diagnose
-from hashret.training.options import TrainingOptions
+from hashret.training.options import OF_PAIRS, TrainingOptions
 from hashret.training.runs import Run, create_run
 
 WELL: dict[str, Any] = {
     "backbone": "squeezenet1_1",
     "image_size": 32,
     "code_size": 16,
-    "margin": 4.0,
+    "margin": 8.0,
     "epochs": 8,
     "classes_per_batch": 6,
     "pictures_per_class": 6,
@@ -62,7 +62,13 @@ def trained(tmp_path: Path, colours: Path) -> Callable[..., Trained]:
     """Trains with some settings changed; the log is judged as it lies on the disk."""
 
     def train(table: PictureTable | None = None, **changes: Any) -> Trained:
-        options = TrainingOptions(**{**WELL, **changes})
+        settings = {**WELL, **changes}
+        if settings.get("objective", "triplet") not in OF_PAIRS:
+            del settings["classes_per_batch"], settings["pictures_per_class"]
+            settings = {"batch_size": 36, **settings}
+            if settings["objective"] != "cosine":
+                del settings["margin"]
+        options = TrainingOptions(**settings)
         run = create_run(tmp_path / f"run{len(list(tmp_path.iterdir()))}")
         loop.train(table or open_source(colours), options, run)
         findings = diagnose(run.history(), options)
@@ -83,9 +89,19 @@ def trained(tmp_path: Path, colours: Path) -> Callable[..., Trained]:
         {"seed": 2, "code_size": 64, "margin": 16.0},
         {"mining": "semi-hard"},
         {"optimizer": "sgd", "lr": 3e-4},
-        {"activation": "sigmoid", "margin": 1.0},
+        {"activation": "sigmoid", "margin": 2.0},
         {"lr": 3e-4},
         {"epochs": 1},
+        {"sign_weight": 1.0, "nested": True, "code_size": 32},
+        {"proxy_weight": 1.0, "memory": 64, "ema": 0.9},
+        {"classify_first": 3.0},
+        {"objective": "dtsh", "margin": 1.0},
+        {"objective": "cosine", "margin": "auto", "seed": 1},
+        {"objective": "cosine", "margin": "auto", "code_size": 64, "classify_first": 2.5},
+        {"objective": "central", "margin": "auto", "activation": "sigmoid"},
+        {"objective": "classification", "margin": "auto"},
+        {"objective": "classification", "margin": "auto", "through": "codes", "code_size": 128},
+        {"objective": "multilabel", "margin": "auto", "through": "codes"},
     ],
     ids=str,
 )
@@ -97,6 +113,27 @@ def test_nothing_is_said_while_all_is_well(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     if "epochs" not in changes:
         assert max(line["val_map"] for line in run.history) > 0.75, "it should have been a run that learns"
+
+
+@pytest.mark.parametrize("objective", ["triplet", "dtsh", "cosine", "central"])
+@pytest.mark.parametrize("classes", [3, 20])
+def test_few_and_many_classes(trained: Callable[..., Trained], tmp_path: Path, objective: str, classes: int) -> None:
+    table = open_source(make_pictures(tmp_path / "hues", classes=classes, pictures=12))
+    margin = {"triplet": 8.0, "dtsh": 1.0}.get(objective, "auto")
+    settings = {"objective": objective, "margin": margin, "epochs": 6}
+    if objective in OF_PAIRS:
+        settings["classes_per_batch"] = min(classes, 6)
+    run = trained(table, **settings)
+    assert run.findings == []
+    assert all(("active" in line) == (objective in OF_PAIRS) for line in run.history)
+
+
+def test_pictures_without_labels(trained: Callable[..., Trained], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hashret.training")
+    run = trained(objective="self", epochs=5)
+    assert run.findings == [] and all("agreement" not in line for line in run.history)
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("epoch 5/5")]
+    assert "active" not in said[0] and "neighbours agree" not in said[0] and "accuracy" in said[0]
 
 
 def test_two_classes_need_no_more_than_one_bit(trained: Callable[..., Trained], tmp_path: Path) -> None:
@@ -136,6 +173,15 @@ def test_a_learning_rate_that_kills_the_network(trained: Callable[..., Trained])
     assert "lower --lr (now 1)" in run.findings[0].advice
 
 
+@pytest.mark.parametrize("objective", ["cosine", "central", "dtsh", "self"])
+def test_each_objective_has_rates_that_are_too_high_and_too_low(
+    trained: Callable[..., Trained], objective: str
+) -> None:
+    settings = {"objective": objective, "margin": {"dtsh": 1.0}.get(objective, "auto"), "epochs": 6}
+    assert "learning rate too high" in trained(**settings, lr=0.3).causes
+    assert trained(**settings, lr=1e-6).causes == ["learning rate too low"]
+
+
 def test_a_learning_rate_that_ends_in_no_numbers(trained: Callable[..., Trained], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="lower --lr"):
         trained(lr=100.0)
@@ -161,15 +207,26 @@ def test_a_weight_decay_that_takes_the_scale_away(trained: Callable[..., Trained
     assert trained(weight_decay=30.0).causes == ["weight decay too large"]
 
 
-@pytest.mark.parametrize("wrong", [0.15, 0.3])
-def test_wrong_labels_are_named(trained: Callable[..., Trained], colours: Path, wrong: float) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "settings"),
+    [
+        (0.15, {}),
+        (0.15, {"objective": "cosine", "margin": "auto"}),
+        (0.3, {"objective": "central", "margin": "auto"}),
+        (0.3, {"objective": "classification", "margin": "auto"}),
+    ],
+    ids=str,
+)
+def test_wrong_labels_are_named(
+    trained: Callable[..., Trained], colours: Path, wrong: float, settings: dict[str, Any]
+) -> None:
     table = open_source(colours)
     rng = np.random.default_rng(0)
     changed = rng.permutation(len(table))[: round(wrong * len(table))]
     classes = sorted(set(table.labels))
     for row in changed:
         table.labels[row] = classes[(classes.index(table.labels[row]) + rng.integers(1, 6)) % 6]
-    run = trained(table)
+    run = trained(table, **settings)
     assert run.causes == ["label noise"]
     really = {table.ids[row] for row in changed}
     named = run.history[-1]["suspects"]
@@ -181,6 +238,18 @@ def test_wrong_labels_are_named(trained: Callable[..., Trained], colours: Path, 
         label == neighbours for label, neighbours in zip(listed.labels, listed.attributes["neighbours"], strict=True)
     ]
     assert not any(agree)
+
+
+def test_wrong_labels_that_made_codes_collapse(trained: Callable[..., Trained], colours: Path) -> None:
+    table = open_source(colours)
+    rng = np.random.default_rng(0)
+    classes = sorted(set(table.labels))
+    for row in rng.permutation(len(table))[: round(0.3 * len(table))]:
+        table.labels[row] = classes[(classes.index(table.labels[row]) + rng.integers(1, 6)) % 6]
+    run = trained(table)
+    assert run.history[-1]["effective_bits"] < 1.3 and run.causes == ["label noise"]
+    assert run.findings[0].evidence.endswith("such labels can make codes collapse")
+    assert run.run.suspects_path.exists()
 
 
 def test_batches_that_hold_nothing_to_learn(trained: Callable[..., Trained], tmp_path: Path) -> None:

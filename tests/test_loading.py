@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,16 @@ from hashret.data.table import PictureTable
 from hashret.errors import DataError, ImageError, UsageError
 
 
-class Noisy:
-    """A transform that uses torch's generator, as augmentation does."""
+def resized(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.resize((6, 6)))
 
-    def __call__(self, picture: Image.Image) -> torch.Tensor:
-        pixels = torch.from_numpy(np.asarray(picture.resize((6, 6))).copy()).float()
-        return pixels + torch.rand(6, 6, 3)
+
+def noisy(pixels: np.ndarray, draw: random.Random) -> np.ndarray:
+    return pixels + np.array([draw.random() for _ in range(pixels.size)]).reshape(pixels.shape)
+
+
+def noisy_loader(table: PictureTable, workers: int) -> PictureLoader:
+    return PictureLoader(table, resized, augment=noisy, workers=workers)
 
 
 def plain(picture: Image.Image) -> torch.Tensor:
@@ -65,7 +71,7 @@ PLAN = [[3, 1, 1], [5, 22, 17], [5], [], [0]]
 
 @pytest.fixture(scope="module")
 def expected(table: PictureTable) -> list[tuple[list[int], list[Any], list[Any]]]:
-    return gathered(PictureLoader(table, Noisy(), workers=0), PLAN, seed=[7, 2])
+    return gathered(noisy_loader(table, 0), PLAN, seed=[7, 2])
 
 
 def test_batches_are_the_rows_asked_for(table: PictureTable) -> None:
@@ -86,19 +92,20 @@ def test_batches_are_the_rows_asked_for(table: PictureTable) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(table: PictureTable, expected: Any, workers: int) -> None:
     state = torch.get_rng_state()
-    with PictureLoader(table, Noisy(), workers=workers) as loader:
+    with noisy_loader(table, workers) as loader:
         assert gathered(loader, PLAN, seed=[7, 2]) == expected
         # The same workers again, after a call that was given up half-way.
         next(iter(loader.read(PLAN * 20, seed=1)))
         assert gathered(loader, PLAN, seed=[7, 2]) == expected
-        assert gathered(loader, []) == []
+        assert gathered(loader, [], seed=1) == []
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_seeds_decide_and_nothing_else(table: PictureTable, expected: Any) -> None:
-    loader = PictureLoader(table, Noisy(), workers=0)
+    loader = noisy_loader(table, 0)
     state = torch.get_rng_state()
     torch.manual_seed(1234)
+    random.seed(1234)
     assert gathered(loader, PLAN, seed=[7, 2]) == expected
     torch.set_rng_state(state)
     assert gathered(loader, PLAN, seed=(7, 2)) == expected
@@ -110,7 +117,7 @@ def test_seeds_decide_and_nothing_else(table: PictureTable, expected: Any) -> No
 
 
 def test_a_plan_can_be_taken_up_at_any_batch(table: PictureTable, expected: Any) -> None:
-    loader = PictureLoader(table, Noisy(), workers=0)
+    loader = noisy_loader(table, 0)
     for skip in range(len(PLAN)):
         assert gathered(loader, PLAN[skip:], seed=[7, 2], skip=skip) == expected[skip:]
 
@@ -152,6 +159,8 @@ def test_rows_outside_the_table(table: PictureTable, plan: list[list[int]]) -> N
 
 
 def test_wrong_numbers(table: PictureTable) -> None:
+    with pytest.raises(UsageError, match="there is no seed"):
+        list(noisy_loader(table, 0).read(PLAN))
     with pytest.raises(UsageError, match="0 or more"):
         PictureLoader(table, plain, workers=-1)
     with pytest.raises(UsageError, match="at least 1"):
@@ -176,7 +185,7 @@ def test_default_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     cores(1)
     assert default_workers() == default_workers(10**6) == 0
     cores(4)
-    assert (default_workers(), default_workers(255), default_workers(256)) == (4, 0, 4)
+    assert (default_workers(), default_workers(999), default_workers(1000)) == (4, 0, 4)
     cores(96)
     assert default_workers() == 16
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -215,3 +224,30 @@ def test_a_script_with_workers_ends_cleanly(table: PictureTable, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert int(done.stdout) > 0
+
+
+def test_the_next_batch_is_made_while_one_is_used(table: PictureTable) -> None:
+    made: list[int] = []
+    in_use, next_begun = threading.Event(), threading.Event()
+
+    def make(picture: Image.Image) -> np.ndarray:
+        made.append(threading.get_ident())
+        if len(made) > 1:
+            assert in_use.wait(10)
+            next_begun.set()
+        return resized(picture)
+
+    batches = PictureLoader(table, make, workers=0).read([[0], [1], [2], [3], [4]])
+    next(batches)
+    in_use.set()
+    assert next_begun.wait(10), "nothing was made while the first batch was in use"
+    assert len(list(batches)) == 4
+    assert set(made) != {threading.get_ident()} and len(set(made)) == 1
+
+
+def test_a_reader_that_is_given_up_leaves_no_thread(table: PictureTable) -> None:
+    before = threading.active_count()
+    batches = PictureLoader(table, plain, workers=0).read([[row] for row in range(20)])
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before

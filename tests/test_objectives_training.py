@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
     "augment": "light",
     "device": "cpu",
     "workers": 0,
+    "cache": "off",
 }
 
 
@@ -100,7 +101,7 @@ def test_it_learns(hues: Path, tmp_path: Path, kind: str) -> None:
 
 def test_prefixes_of_nested_codes_are_codes(hues: Path, tmp_path: Path) -> None:
     """One model, and its first 16 and 32 bits find as well as codes of their own would."""
-    _, run = train(hues, tmp_path / "run", **KINDS["cosine, nested"])
+    _, run = train(hues, tmp_path / "run", **KINDS["cosine, nested"], epochs=10)
     hasher = Hasher.from_pretrained(run.folder, device="cpu")
     split = split_for_training(open_source(hues))
     labels = split.validation.class_ids()[0]

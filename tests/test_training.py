@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import struct
 import threading
@@ -18,14 +19,14 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 from hashret import codes
+from hashret.data import cache
 from hashret.data.sources import open_source
 from hashret.data.table import PictureTable
 from hashret.errors import TrainingError, UsageError
 from hashret.model.hasher import Hasher
-from hashret.model.preprocess import Preprocess
 from hashret.training import loop
-from hashret.training.augmentation import augmentation
-from hashret.training.options import AUGMENTATIONS, TrainingOptions
+from hashret.training.options import TrainingOptions
+from hashret.training.pictures import Pace
 from hashret.training.runs import Run, create_run, find_runs
 from hashret.training.splits import split_for_training
 
@@ -40,6 +41,7 @@ SMALL: dict[str, Any] = {
     "augment": "light",
     "device": "cpu",
     "workers": 0,
+    "cache": "off",
 }
 
 
@@ -58,11 +60,12 @@ def tensors(run: Run) -> bytes:
 
 
 def without_seconds(run: Run) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in run.history()]
+    timing = ("seconds", "images/s", "waiting")
+    return [{key: value for key, value in line.items() if key not in timing} for line in run.history()]
 
 
 def test_a_run_learns_and_leaves_a_whole_folder(closed_set: Path, tmp_path: Path) -> None:
-    result, run = train(closed_set, tmp_path / "run", epochs=12, keep_epochs=True)
+    result, run = train(closed_set, tmp_path / "run", epochs=12, keep_epochs=True, seed=1)
     assert result.status == "done" and result.epochs == 12
     history = run.history()
     assert [line["epoch"] for line in history] == list(range(1, 13))
@@ -362,19 +365,90 @@ class TestSplits:
         assert ids[0] == ids[1] != ids[2]
 
 
-@pytest.mark.parametrize("preset", AUGMENTATIONS)
-def test_augmentation_gives_pixels_and_draws_from_torch_alone(preset: str) -> None:
-    from PIL import Image
+def test_a_cache_changes_no_bytes_and_each_way_is_written_down(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "user_cache", lambda: tmp_path / "cache")
+    for number, augment in enumerate(("none", "standard", "strong")):
+        files = train(closed_set, tmp_path / f"files{number}", epochs=1, augment=augment)[1]
+        kept = train(closed_set, tmp_path / f"kept{number}", epochs=1, augment=augment, cache="on", workers=None)[1]
+        assert files.read()["read_from"] == {"training": "files", "validation": "files"}
+        assert kept.read()["read_from"] == {"training": "cache", "validation": "cache"}
+        assert tensors(files) == tensors(kept)
+        assert without_seconds(files) == without_seconds(kept)
+    assert kept.read()["options"]["augment"] == "strong"
 
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    transform = augmentation(preset, Preprocess(image_size=24))
-    out = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        out.append(transform(picture))
-    assert out[0].shape == (3, 24, 24) and out[0].dtype == torch.uint8
-    assert torch.equal(out[0], out[1])
-    assert torch.equal(out[0], out[2]) == (preset == "none")
+
+def test_another_seed_finds_the_same_cache_of_training_pictures(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "user_cache", lambda: tmp_path / "cache")
+    for seed in (0, 1):
+        train(closed_set, tmp_path / f"{seed}", epochs=1, cache="on", seed=seed)
+    # Two of validation pictures, which differ, and one to train on.
+    assert len(list((tmp_path / "cache" / "pictures").glob("*.pictures"))) == 3
+
+
+def test_a_run_goes_on_exactly_when_its_cache_is_gone(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "user_cache", lambda: tmp_path / "cache")
+    whole = train(closed_set, tmp_path / "whole", cache="on")[1]
+    for number, way in enumerate(("on", "off")):
+        with monkeypatch.context() as patched:
+            seen: list[int] = []
+            step = loop.Updater.__call__
+
+            def step_then_ctrl_c(self: loop.Updater, *args: Any, seen: list[int] = seen, step: Any = step) -> Any:
+                seen.append(1)
+                if len(seen) == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+                return step(self, *args)
+
+            patched.setattr(loop.Updater, "__call__", step_then_ctrl_c)
+            result, run = train(closed_set, tmp_path / f"parts{number}", cache="on")
+        assert result.status == "interrupted"
+        shutil.rmtree(tmp_path / "cache")
+        options = dataclasses.replace(TrainingOptions.from_dict(run.read()["options"]), cache=way)
+        loop.train(open_source(closed_set), options, run, resume=True)
+        assert run.read()["read_from"]["training"] == ("cache" if way == "on" else "files")
+        assert tensors(run) == tensors(whole)
+        assert without_seconds(run) == without_seconds(whole)
+
+
+def test_auto_is_resolved_said_and_stored(closed_set: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="hashret.training"):
+        run = train(closed_set, tmp_path / "run", epochs=1, augment="auto")[1]
+    assert run.read()["options"]["augment"] == "strong"
+    assert "augmentation: strong (for 36 pictures, 6 a class); pictures to train on come from files" in caplog.text
+    (line,) = run.history()
+    assert line["images/s"] > 0 and 0 <= line["waiting"] <= 1
+    assert f"{line['images/s']:.0f} images/s, waiting {100 * line['waiting']:.1f} %" in caplog.text
+    drawn = {value.tag for event in events(run) for value in event.summary.value}
+    assert {"train/images/s", "train/waiting"} <= drawn
+
+
+def test_pace_tells_waiting_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("hashret.training.pictures.time.perf_counter", lambda: clock[0])
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for _ in range(4):
+            clock[0] += 1
+            yield torch.zeros(6), torch.zeros(6)
+
+    pace = Pace()
+    for _ in pace.timed(batches()):
+        clock[0] += 3
+    assert (pace.pictures, pace.seconds, pace.waited) == (24, 16, 4)
+    assert pace.end_epoch() == {"images/s": 1.5, "waiting": 0.25}
+    assert pace.end_epoch() == {"images/s": 0.0, "waiting": 0.0}
+    # A batch after which the epoch is left counts as well.
+    given_up = pace.timed(batches())
+    next(given_up)
+    clock[0] += 3
+    given_up.close()
+    assert (pace.pictures, pace.seconds, pace.waited) == (6, 4, 1)
 
 
 def test_interrupts_outside_the_main_thread_are_left_alone(closed_set: Path, tmp_path: Path) -> None:

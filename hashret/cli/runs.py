@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hashret.cli.options import add_json_argument, print_json, text_table
-from hashret.errors import HashretError, TrainingError
+from hashret.errors import TrainingError
 
 if TYPE_CHECKING:
     from hashret.training.runs import Run
@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _summary(run: Run) -> dict[str, Any]:
     """What a run set out to do, and how far it came: by its log, which a running or killed one has too."""
+    from hashret.training.diagnosis import found_in
+
     try:
         document, history = run.read(), run.history()
     except (TrainingError, OSError, ValueError):
@@ -79,19 +81,8 @@ def _summary(run: Run) -> dict[str, Any]:
         "task": document.get("task"),
         "validation": document.get("validation"),
         "data": document.get("data"),
-        "findings": _findings(history, options),
+        "findings": [finding.cause for finding in found_in(document, history)],
     }
-
-
-def _findings(history: list[dict[str, Any]], options: dict[str, Any]) -> list[str] | None:
-    """Causes that the log shows, a running or killed run's too; None for settings of another version."""
-    from hashret.training.diagnosis import diagnose
-    from hashret.training.options import TrainingOptions
-
-    try:
-        return [finding.cause for finding in diagnose(history, TrainingOptions.from_dict(options))]
-    except (HashretError, TypeError):
-        return None
 
 
 def _cell(column: str, value: Any) -> str:

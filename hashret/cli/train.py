@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hashret.training.processes import Processes
 
 # Where a run is computed may change between its parts; what is computed may not.
-_MAY_CHANGE = ("device", "workers")
+_MAY_CHANGE = ("device", "workers", "cache")
 
 EXAMPLE = """\
 Example:  hashret train --data cars/ --exp-name cars64 --code-size 64
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="RUN",
-        help="continue this run with its own settings (only --device, --workers may be given anew)",
+        help="continue this run with its own settings (only --device, --workers and --cache may be given anew)",
     )
     run.add_argument(
         "--keep-epochs", action="store_true", default=None, help="keep the model of every epoch; RUN@3 names the third"
@@ -238,7 +238,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--augment",
         choices=settings.AUGMENTATIONS,
-        help=f"random changes to training pictures (default: {default.augment})",
+        help="random changes to training pictures: crops, mirroring, colours; shifted: moved and mirrored, for small pictures; "
+        f"auto: by the number of pictures, the fewer the stronger (default: {default.augment})",
     )
     fit.add_argument(
         "--validation",
@@ -266,6 +267,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--workers", type=int, metavar="N", help="processes that read pictures (default: as the machine has cores)"
     )
+    fit.add_argument(
+        "--cache",
+        choices=settings.CACHES,
+        help="keep pictures decoded and resized in the user's cache folder, for faster epochs, the same bytes; auto: where that "
+        f"takes at most half of the memory and of the free disk (default: {default.cache})",
+    )
     add_json_argument(parser)
 
 
@@ -292,7 +299,7 @@ def _first(args: argparse.Namespace, processes: Processes) -> int:
     try:
         with run_folder.writing():
             if args.resume is None:
-                source["skipped"] = _unreadable(table, args.on_bad or "fail", skipped_list)
+                source["skipped"] = _unreadable(table, options.learns_from, args.on_bad or "fail", skipped_list)
             processes.from_first((options, source))
             # Loads torch, which takes seconds: after all that can be found wrong without it.
             from hashret.training.loop import train
@@ -338,12 +345,12 @@ def _without(table: PictureTable, skipped: Collection[str]) -> PictureTable:
     return table.select(np.array([row_id not in left_out for row_id in table.ids], dtype=bool))
 
 
-def _unreadable(table: PictureTable, on_bad: str, skipped_list: Path) -> list[str]:
+def _unreadable(table: PictureTable, learns_from: str, on_bad: str, skipped_list: Path) -> list[str]:
     """Ids of the pictures that training would read and cannot; they are listed in a file. Test pictures stay unread."""
     from hashret.data.readable import keep_readable, write_skipped
     from hashret.training.splits import rows_to_read
 
-    readable, skipped = keep_readable(table, on_bad=on_bad, among=rows_to_read(table))
+    readable, skipped = keep_readable(table, on_bad=on_bad, among=rows_to_read(table, learns_from))
     if skipped:
         write_skipped(skipped_list, skipped)
         say_skipped(len(skipped), skipped_list)

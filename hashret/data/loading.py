@@ -1,7 +1,8 @@
-"""Pictures of a table, decoded and transformed in worker processes, batch by batch.
+"""Pictures of a table, decoded, resized and augmented while the batch before is used, batch by batch.
 
-What comes out does not depend on the number of workers: order, pixels and random augmentation are fixed by the rows and the
-seed. A picture that cannot be read comes back as a value; whoever consumes the batches decides what it means.
+What comes out does not depend on who makes it, a thread of this process or any number of worker processes, nor on whether
+resized pictures come from a cache: order, pixels and random augmentation are fixed by the rows and the seed. A picture that
+cannot be read comes back as a value; whoever consumes the batches decides what it means.
 
 Workers are started by a fork server (by spawning on Windows): forking a process in which torch or numba run threads can
 hang. As with every such start, a script that uses workers needs its `if __name__ == "__main__":`. Batches return through
@@ -10,14 +11,18 @@ pipes as plain arrays, not through shared memory, which containers keep as small
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +34,22 @@ from hashret import images
 from hashret.data.table import PictureTable
 from hashret.errors import DataError, ImageError, UsageError
 
-Transform = Callable[[Image.Image], torch.Tensor]
+if TYPE_CHECKING:
+    from hashret.data.cache import PictureCache
 
-SMALL_JOB = 256
-"""Jobs of fewer pictures are done in this process by default: starting workers takes longer."""
+Make = Callable[[Image.Image], "torch.Tensor | npt.NDArray[Any]"]
+"""From an RGB picture to an array, the same each time."""
+Augment = Callable[["npt.NDArray[Any]", random.Random], "npt.NDArray[Any]"]
+"""From what was made to an array that is changed at random, with all randomness from the generator."""
+
+SMALL_JOB = 1000
+"""Jobs of fewer pictures are done in this process by default: workers need seconds to load torch."""
 MAX_DEFAULT_WORKERS = 16
+AHEAD = 2
+"""Batches that a worker, or the thread, makes ahead of the one in use."""
 
 _Key = tuple[int, int | None]
+_Answer = tuple["npt.NDArray[np.int64]", "npt.NDArray[Any]", "list[BadPicture]"]
 
 
 class BadPicture(NamedTuple):
@@ -71,19 +85,26 @@ def row_batches(rows: int | npt.NDArray[np.int64], batch_size: int) -> list[npt.
 
 
 class PictureLoader:
-    """Batches of a table's pictures through `transform`, a callable from a PIL RGB picture to a tensor.
+    """Batches of a table's pictures: read, the row's box cut out, through `make` and, where given, `augment`.
 
-    The box of a row is cut out before the transform. `workers` is a number of processes, 0 for this one, or None for
-    `default_workers`. Workers are started at the first use and stay until `close` (or the end of a `with`); `transform`
-    must pickle, and take its randomness from torch alone. `pin_memory` readies batches for copying to a GPU.
+    `cache` holds what `make` gives for rows of this table. `workers` is a number of processes, 0 for a thread of this one, or
+    None for `default_workers`. Processes are started at the first use and stay until `close` (or the end of a `with`);
+    `make` and `augment` must pickle. `pin_memory` readies batches for copying to a GPU.
     """
 
     def __init__(
-        self, table: PictureTable, transform: Transform, *, workers: int | None = None, pin_memory: bool = False
+        self,
+        table: PictureTable,
+        make: Make,
+        *,
+        augment: Augment | None = None,
+        cache: PictureCache | None = None,
+        workers: int | None = None,
+        pin_memory: bool = False,
     ) -> None:
         if workers is not None and workers < 0:
             raise UsageError(f"the number of workers is {workers}; it must be 0 or more")
-        self._dataset = _Pictures(table, transform)
+        self._dataset = _Pictures(table, make, augment, cache)
         self._workers = workers
         self._pin_memory = pin_memory
         self._plan = _Plan()
@@ -118,34 +139,28 @@ class PictureLoader:
     ) -> Iterator[Batch]:
         """One Batch for each of `batches`, each an array of rows; unreadable pictures are in `Batch.bad`.
 
-        With `seed` (whole numbers of 0 or more), torch's generator is seeded for each picture from seed, the number of its
-        batch and its place there, and put back afterwards. `skip` is the number of the first batch, for going on where an
-        earlier call stopped. `share` (i, n) reads the i-th of n equal parts of each batch, as it would be in the whole. Only one
-        call may be under way at a time.
+        `augment` needs a `seed` (whole numbers of 0 or more): its generator is seeded for each picture from seed, the
+        number of its batch and its place there. `skip` is the number of the first batch, for going on where an earlier call
+        stopped. `share` (i, n) reads the i-th of n equal parts of each batch, as it would be in the whole. Only one call may be
+        under way at a time.
         """
         planned = [np.asarray(batch, dtype=np.int64) for batch in batches]
         for batch in planned:
             if batch.size and not 0 <= batch.min() <= batch.max() < len(self._dataset):
                 raise DataError(f"row {batch.max()} was asked for; the table has rows 0 to {len(self._dataset) - 1}")
+        if seed is None and self._dataset.augment is not None:
+            raise UsageError("pictures are to be changed at random, but there is no seed; give one")
         entropy = None if seed is None else [seed] if isinstance(seed, int) else list(seed)
         part, parts = share
-        self._plan.keys = [
+        plan = [
             keys[part * len(keys) // parts : (part + 1) * len(keys) // parts]
             for keys in (_keys(batch, entropy, skip + number) for number, batch in enumerate(planned))
         ]
         workers = self._workers if self._workers is not None else default_workers(sum(map(len, planned)))
-        with warnings.catch_warnings():
-            # More workers than cores were asked for on purpose.
-            warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-            self._answers = iter(self._loader_with(workers))
-        try:
-            for rows, pictures, bad in self._answers:
+        answers = self._by_processes(plan, workers) if workers else _by_thread(plan, self._dataset)
+        with contextlib.closing(answers):
+            for rows, pictures, bad in answers:
                 yield Batch(self._tensor(rows), self._tensor(pictures), bad)
-        except GeneratorExit:
-            raise
-        except BaseException:
-            self.close()
-            raise
 
     def batches(
         self,
@@ -161,17 +176,23 @@ class PictureLoader:
                 raise ImageError(batch.bad[0].message)
             yield batch.rows, batch.pictures
 
+    def _by_processes(self, plan: list[list[_Key]], workers: int) -> Generator[_Answer, None, None]:
+        self._plan.keys = plan
+        with warnings.catch_warnings():
+            # More workers than cores were asked for on purpose.
+            warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+            self._answers = iter(self._loader_with(workers))
+        try:
+            yield from self._answers
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
     def _loader_with(self, workers: int) -> DataLoader[Any]:
         if self._loader is None or self._loader_workers != workers:
             self.close()
-            options: dict[str, Any] = {}
-            if workers:
-                options = {
-                    "multiprocessing_context": _context(),
-                    "persistent_workers": True,
-                    "prefetch_factor": 2,
-                    "worker_init_fn": _begin_worker,
-                }
             self._loader = DataLoader(
                 self._dataset,
                 batch_sampler=self._plan,
@@ -179,7 +200,10 @@ class PictureLoader:
                 collate_fn=_collate,
                 # DataLoader draws a seed it has no use for here: not from torch's global generator.
                 generator=torch.Generator(),
-                **options,
+                multiprocessing_context=_context(),
+                persistent_workers=True,
+                prefetch_factor=AHEAD,
+                worker_init_fn=_begin_worker,
             )
             self._loader_workers = workers
         return self._loader
@@ -203,30 +227,54 @@ class _Plan:
 
 
 class _Pictures(Dataset[Any]):
-    """Key (row, seed) to (row, transformed picture as an array) or a BadPicture. Holds no more than workers need."""
+    """Key (row, seed) to (row, picture as an array) or a BadPicture. Holds no more than workers need."""
 
-    def __init__(self, table: PictureTable, transform: Transform) -> None:
+    def __init__(self, table: PictureTable, make: Make, augment: Augment | None, cache: PictureCache | None) -> None:
         self._paths = table.paths
         boxes = [table.box(row) for row in range(len(table))]
         self._boxes = boxes if any(boxes) else None
-        self._transform = transform
+        self._make, self.augment, self._cache = make, augment, cache
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, key: _Key) -> tuple[int, npt.NDArray[Any]] | BadPicture:
         row, seed = key
-        path = self._paths[row]
         try:
-            picture = images.read_picture(path, self._boxes[row] if self._boxes else None)
+            made = self._made(row)
         except ImageError as error:
-            return BadPicture(row, path, str(error))
-        if seed is None:
-            return row, self._transform(picture).numpy()
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would seed the GPUs of this process too.
-            torch.default_generator.manual_seed(seed)
-            return row, self._transform(picture).numpy()
+            return BadPicture(row, self._paths[row], str(error))
+        return row, made if self.augment is None else self.augment(made, random.Random(seed))
+
+    def _made(self, row: int) -> npt.NDArray[Any]:
+        """What `make` gives for a row: kept, or made now."""
+        kept = self._cache.picture(row) if self._cache is not None else None
+        if kept is not None:
+            return kept
+        return np.asarray(self._make(images.read_picture(self._paths[row], self._boxes[row] if self._boxes else None)))
+
+
+def _by_thread(plan: list[list[_Key]], dataset: _Pictures) -> Generator[_Answer, None, None]:
+    """The batches of a plan, made by a thread of this process while its caller uses those before.
+
+    Reading and resizing let other threads run. A thread begins at once, where processes need seconds to load torch.
+    """
+    waiting: deque[Future[_Answer]] = deque()
+    with ThreadPoolExecutor(1, "pictures") as thread:
+        try:
+            for keys in plan:
+                waiting.append(thread.submit(_batch, dataset, keys))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _batch(dataset: _Pictures, keys: list[_Key]) -> _Answer:
+    return _collate([dataset[key] for key in keys])
 
 
 def _keys(rows: npt.NDArray[np.int64], entropy: list[int] | None, number: int) -> list[_Key]:
@@ -238,7 +286,7 @@ def _keys(rows: npt.NDArray[np.int64], entropy: list[int] | None, number: int) -
 
 def _collate(
     samples: list[tuple[int, npt.NDArray[Any]] | BadPicture],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any], list[BadPicture]]:
+) -> _Answer:
     bad = [sample for sample in samples if isinstance(sample, BadPicture)]
     good = [sample for sample in samples if not isinstance(sample, BadPicture)]
     rows = np.array([row for row, _ in good], dtype=np.int64)

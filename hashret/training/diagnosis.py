@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from hashret.errors import HashretError
 from hashret.training.options import TrainingOptions
 
 Line: TypeAlias = Mapping[str, Any]
@@ -58,6 +59,17 @@ def diagnose(history: History, options: TrainingOptions) -> list[Finding]:
         dead = _dead_bits(settled, options)
     found = (hindrance, dead, _label_noise(history, options), _overfitting(settled, options))
     return [finding for finding in found if finding is not None]
+
+
+def found_in(document: Mapping[str, Any], history: History) -> list[Finding]:
+    """What is wrong with a run, by its run.json; while that says nothing, as of a run that trains or was killed, by its log."""
+    noted = document.get("findings")
+    if isinstance(noted, list):
+        return [Finding(**entry) for entry in noted if isinstance(entry, dict) and entry.keys() == set(Finding._fields)]
+    try:
+        return diagnose(history, TrainingOptions.from_dict(document.get("options", {})))
+    except (HashretError, TypeError):  # of another version
+        return []
 
 
 def _collapsed(history: History, options: TrainingOptions) -> bool:
@@ -177,7 +189,7 @@ def _collapse(history: History, options: TrainingOptions) -> Finding | None:
     if _label_noise(history, options) is not None:  # contradicting labels are cause enough
         return None
     change = ["batch norm that learns (no --freeze-norm)"] if options.freeze_norm else []
-    change += ["half the --margin"] if _margin_bits(last) else []
+    change += [f"another --margin (now {last['margin']:g}), half and twice of it"] if _margin_bits(last) else []
     return Finding(
         "collapse",
         f"{_shape(last, options)}, and the numbers do not tell why",

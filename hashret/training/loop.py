@@ -18,12 +18,11 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from hashret import __version__
-from hashret.data.loading import PictureLoader
 from hashret.data.table import PictureTable
 from hashret.errors import DataError, TrainingError
-from hashret.model.device import pick_device
+from hashret.model.device import keep_freed_memory, pick_device
 from hashret.model.hasher import Hasher, build
-from hashret.training.augmentation import augmentation
+from hashret.training.augmentation import choose_preset, typical_side
 from hashret.training.diagnosis import LABEL_NOISE, SUSPECTS_NAMED, diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
 from hashret.training.monitors import Monitors, codes_line, learning_line, progress_line
@@ -31,9 +30,10 @@ from hashret.training.neighbours import Suspect
 from hashret.training.objectives import build_objective
 from hashret.training.objectives.nested import prefixes
 from hashret.training.options import OF_PAIRS, TrainingOptions
+from hashret.training.pictures import Loaders, Pace, open_loaders
 from hashret.training.processes import Processes
 from hashret.training.runs import Run
-from hashret.training.splits import TrainingSplit, split_for_training
+from hashret.training.splits import TrainingSplit, rows_to_learn, split_for_training
 from hashret.training.targets import Targets, labels_of, targets_of
 from hashret.training.updates import Updater
 from hashret.training.validation import Validation, validate
@@ -94,14 +94,24 @@ def train(
         learns_from=options.learns_from,
     )
     targets, options = targets_of(split, options)
+    side = typical_side(table.select(rows_to_learn(table, options.learns_from)), options.resize)
+    preset, why = choose_preset(options.augment, split.train, options.image_size, side)
+    options = replace(options, augment=preset)
     processes = processes or Processes()
     processes.check(targets.batch_size)
     device = pick_device(options.device)
+    keep_freed_memory()
     with _reproducible(options.seed, device), _memory_advice(options), noticing_interrupts() as interrupt:
         hasher = _build_hasher(options, split)
-        loop = _Loop(run, options, split, hasher, targets, device, processes)
+        loaders = open_loaders(
+            table, split, options, hasher.preprocess, side=side, device=device, stopped=lambda: interrupt.requested
+        )
+        loop = _Loop(run, options, split, hasher, loaders, targets, device, processes)
         if resume:
             loop.restore(processes.from_first(run.load_state(device) if processes.first else {}))
+        _log.info(
+            "augmentation: %s (%s); pictures to train on come from %s", preset, why, loaders.read_from["training"]
+        )
         _describe(loop, split, table, source)
         try:
             if not resume:
@@ -126,6 +136,7 @@ class _Loop:
         options: TrainingOptions,
         split: TrainingSplit,
         hasher: Hasher,
+        loaders: Loaders,
         targets: Targets,
         device: torch.device,
         processes: Processes,
@@ -136,20 +147,8 @@ class _Loop:
         self.objective = build_objective(
             options, n_classes=len(targets.names), feature_size=hasher.network.feature_size, task=split.task
         )
-        # Where each picture is a class of its own, two changed views of it are what belongs together.
-        self.alone = options.learns_from == "pictures"
-        self.validation_loader = PictureLoader(
-            split.validation,
-            augmentation(options.augment, hasher.preprocess) if self.alone else hasher.preprocess.pixels,
-            workers=options.workers,
-        )
+        self.loaders = loaders
         self.validation_labels = labels_of(split.validation, options)[0]
-        self.loader = PictureLoader(
-            split.train,
-            augmentation(options.augment, hasher.preprocess),
-            workers=options.workers,
-            pin_memory=device.type == "cuda",
-        )
         self.update = Updater(hasher, self.objective, options, device, len(self.sampler), processes)
         self.monitors = Monitors(
             hasher.network.head,
@@ -160,13 +159,14 @@ class _Loop:
             device=device,
             seed=options.seed,
         )
+        self.pace = Pace()
         self.warned: dict[str, str] = {}
         self.progress = _Progress()
 
     def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
         """Train to the last epoch, an early stop or an interruption."""
         # What a killed run drew after its state was saved is drawn again.
-        with self.loader, self.validation_loader, self.run.scalars(self.steps() + 1) as writer:
+        with self.loaders.training, self.loaders.validation, self.run.scalars(self.steps() + 1) as writer:
             while (status := self.standing()) == "running":
                 started = time.perf_counter()
                 finished = self.run_epoch(interrupt, writer)
@@ -201,7 +201,11 @@ class _Loop:
         batches = list(self.sampler.epoch(progress.epoch))[progress.batch :]
         share = (self.processes.rank, self.processes.count)
         bar = tqdm(
-            self.loader.batches(batches, seed=[options.seed, progress.epoch], skip=progress.batch, share=share),
+            self.pace.timed(
+                self.loaders.training.batches(
+                    batches, seed=[options.seed, progress.epoch], skip=progress.batch, share=share
+                )
+            ),
             total=len(self.sampler),
             initial=progress.batch,
             desc=f"epoch {progress.epoch + 1}/{options.epochs}",
@@ -232,6 +236,7 @@ class _Loop:
         assert validation is not None
         progress.epoch += 1
         seen = self.monitors.end_epoch()
+        pace = self.pace.end_epoch()
         progress.batch = 0
         progress.seconds += time.perf_counter() - started
         for name, value in validation.as_dict().items():
@@ -239,7 +244,8 @@ class _Loop:
         writer.add_histogram("validation/balance", np.array(validation.codes.balance), self.steps(), bins=BALANCE_BINS)
         for name, value in seen.items():
             writer.add_scalar(f"epoch/{name}", value, self.steps())
-        writer.add_scalar("train/lr", self.update.lr, self.steps())
+        for name, value in {"lr": self.update.lr, **pace}.items():
+            writer.add_scalar(f"train/{name}", value, self.steps())
         if validation.map > progress.best_map:
             progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, validation.map, validation.hit1
             self.save_model(validation)
@@ -250,6 +256,7 @@ class _Loop:
             {
                 "epoch": progress.epoch,
                 "seconds": round(progress.seconds, 2),
+                **{name: round(value, 4) for name, value in pace.items()},
                 "lr": self.update.lr,
                 "classes": len(self.targets.names),
                 "margin": self.objective.margin,
@@ -263,10 +270,12 @@ class _Loop:
         )
         best = " (best so far)" if progress.best_epoch == progress.epoch else ""
         _log.info(
-            "epoch %d/%d: %s, %.0f s%s\n  codes: %s",
+            "epoch %d/%d: %s, %.0f images/s, waiting %.1f %%, %.0f s%s\n  codes: %s",
             progress.epoch,
             self.options.epochs,
             learning_line(seen, validation),
+            pace["images/s"],
+            100 * pace["waiting"],
             progress.seconds,
             best,
             codes_line(seen, validation),
@@ -296,8 +305,8 @@ class _Loop:
 
     def validated(self) -> Validation:
         """How good the model is now."""
-        views, seed = (2, self.options.seed) if self.alone else (1, None)
-        return validate(self.update.kept, self.validation_loader, self.validation_labels, views=views, seed=seed)
+        views, seed = (2, self.options.seed) if self.options.learns_from == "pictures" else (1, None)
+        return validate(self.update.kept, self.loaders.validation, self.validation_labels, views=views, seed=seed)
 
     def save_model(self, validation: Validation, *, epoch: int | None = None) -> None:
         """Make the present model that of the run, or of one of its epochs."""
@@ -310,6 +319,7 @@ class _Loop:
             {
                 "update": self.update.state_dict(),
                 "monitors": self.monitors.state_dict(),
+                "pace": asdict(self.pace),
                 "random": torch.get_rng_state(),
                 "progress": asdict(self.progress),
                 "pictures": _digest(self.split),
@@ -325,6 +335,7 @@ class _Loop:
             )
         self.update.load_state_dict(state["update"])
         self.monitors.load_state_dict(state["monitors"])
+        self.pace = Pace(**state["pace"])
         torch.set_rng_state(state["random"].cpu())
         self.progress = _Progress(**state["progress"])
         self.run.cut_log(self.progress.epoch)
@@ -390,6 +401,7 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Ma
             "data": table.name,
             "source": None if source is None else dict(source),
             "options": loop.options.as_dict(),
+            "read_from": loop.loaders.read_from,
             "task": split.task,
             "margin": loop.objective.margin,
             "validation": split.how,

@@ -18,11 +18,12 @@ HINGES = ("relu", "softplus")
 THROUGH = ("features", "codes")
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "step", "constant")
-AUGMENTATIONS = ("none", "light", "standard", "strong")
+AUGMENTATIONS = ("auto", "none", "light", "standard", "strong", "shifted")
 ACTIVATIONS = ("tanh", "sigmoid")
 TASKS = ("auto", "closed", "unseen")
 RESIZES = ("squash", "crop", "pad")
 AMP = ("auto", "on", "off")
+CACHES = ("auto", "on", "off")
 
 OF_PAIRS = ("triplet", "dtsh")
 """Objectives that compare pictures of a batch, which then holds P classes with K pictures each."""
@@ -84,7 +85,7 @@ class TrainingOptions:
     clip: float = 0.0
     ema: float = 0.0
     freeze_norm: bool = False
-    augment: str = "standard"
+    augment: str = "auto"
     task: str = "auto"
     validation: float = 0.15
     patience: int = 0
@@ -94,6 +95,7 @@ class TrainingOptions:
     compile: bool = False
     device: str = "auto"
     workers: int | None = None
+    cache: str = "auto"
 
     def __post_init__(self) -> None:
         if not 1 <= self.code_size <= 1024:
@@ -112,6 +114,7 @@ class TrainingOptions:
             ("--task", self.task, TASKS),
             ("--resize", self.resize, RESIZES),
             ("--amp", self.amp, AMP),
+            ("--cache", self.cache, CACHES),
         ):
             if name not in allowed:
                 raise UsageError(f"{flag} is {name!r}; choose one of {', '.join(allowed)}")

@@ -23,10 +23,16 @@ class TrainingSplit:
     how: str
 
 
-def rows_to_read(table: PictureTable) -> NDArray[np.bool_]:
+def rows_to_read(table: PictureTable, learns_from: str = "classes") -> NDArray[np.bool_]:
     """A flag (n,) for every row of a table: whether training may look at its picture. Test pictures stay unread."""
-    is_train, is_validation = _roles(table)
+    is_train, is_validation = _roles(table, labelled=learns_from != "pictures")
     return is_train | is_validation
+
+
+def rows_to_learn(table: PictureTable, learns_from: str = "classes") -> NDArray[np.bool_]:
+    """A flag (n,) for every row: whether some seed would train on it. The table's own validation split is left out."""
+    is_train, is_validation = _roles(table, labelled=learns_from != "pictures")
+    return is_train & ~is_validation
 
 
 def split_for_training(

@@ -18,7 +18,7 @@ from hashret.data.sources import open_source
 from hashret.errors import TrainingError
 from hashret.metrics import retrieval_scores
 from hashret.training import loop, neighbours
-from hashret.training.monitors import Monitors, batch_numbers, progress_line
+from hashret.training.monitors import Monitors, batch_numbers, learning_line, progress_line
 from hashret.training.neighbours import TrainingCodes, neighbour_labels
 from hashret.training.objectives import Outputs, Scored
 from hashret.training.options import TrainingOptions
@@ -113,6 +113,21 @@ def test_an_epoch_is_the_mean_of_its_updates_and_then_counting_begins_anew() -> 
     assert (epoch["loss"], epoch["loss_max"], epoch["gradient"], epoch["idle"]) == pytest.approx((3.0, 6.0, 2.0, 2 / 3))
     observe(watch, labels, loss=4.0)
     assert watch.end_epoch()["loss"] == 4.0
+
+
+def test_what_an_objective_tells_may_change_and_each_mean_is_over_its_own_updates() -> None:
+    labels = np.repeat(np.arange(3), 4)
+    watch = monitors(labels)
+    told = [{"accuracy": 0.5}, {"active": 0.0, "active_memory": 0.2}, {"active": 0.0, "active_memory": 0.0}]
+    for scalars in told:
+        scored = Scored(torch.tensor(1.0), {name: torch.tensor(value) for name, value in scalars.items()})
+        watch.observe(np.arange(12), outputs(np.zeros((12, 8))), torch.from_numpy(labels), scored, 1.0)
+    epoch = watch.end_epoch()
+    assert (epoch["accuracy"], epoch["active_memory"], epoch["updates"]) == pytest.approx((0.5, 0.1, 3))
+    assert epoch["idle"] == 0.5, "an update that learns from remembered pictures is not idle"
+    line = learning_line(epoch, retrieval(np.eye(4), np.array([0, 0, 1, 1])))
+    assert "accuracy 50.0 %, active 0.0 %" in line
+    assert "active" not in learning_line({"loss": 1.0}, retrieval(np.eye(4), np.array([0, 0, 1, 1])))
 
 
 def test_a_gradient_beyond_all_numbers_is_shown_and_the_log_stays_finite() -> None:
@@ -245,6 +260,18 @@ def test_pictures_with_several_labels_are_never_suspects() -> None:
     assert watched.suspects() == []
 
 
+def test_pictures_that_are_classes_of_their_own_agree_with_nobody_and_are_never_suspects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(neighbours, "MOST_WATCHED", 25)
+    bits, _, _ = clusters(40, 2, 0.0)
+    watched = watching(np.arange(80), bits)
+    for _ in range(4):
+        show(watched, bits)
+        assert "agreement" not in watched.end_epoch()
+    assert len(watched.rows_W) == 25 and watched.suspects() == []
+
+
 def test_a_small_class_among_large_ones_is_no_error() -> None:
     bits, labels, _ = clusters(40, 4, 0.0)
     bits, labels = np.concatenate([bits, ~bits[:3]]), np.concatenate([labels, [4, 4, 4]])
@@ -291,6 +318,13 @@ def test_float_scores_from_counted_distances_are_those_from_sorted_ones() -> Non
     assert seen.float_map == pytest.approx(exact["map@all"].expected, abs=1e-3)
     assert seen.float_hit1 == pytest.approx(exact.top1, abs=5e-3)
     assert seen.map < seen.float_map and seen.as_dict()["score_gap"] == pytest.approx(seen.float_map - seen.map)
+
+
+def test_pictures_that_share_a_label_belong_together() -> None:
+    logits = np.random.default_rng(0).normal(size=(20, 8))
+    labels = np.repeat(np.arange(4), 5)
+    one, several = retrieval(logits, labels), retrieval(logits, np.eye(4, dtype=bool)[labels])
+    assert one == several
 
 
 def test_collapsed_outputs_are_numbers_too() -> None:

@@ -269,7 +269,7 @@ def test_ctrl_c_saves_and_resume_goes_on(hashret: Callable, closed_set: Path, tm
     assert (status, out) == (1, "") and "is being trained by another process; wait" in err
 
     # By its name; settings that are the run's own may be repeated; where it is computed may change.
-    again = ["--runs", run.parent, "--resume", "a", "--lr", "3e-3", "--workers", 0, "--json"]
+    again = ["--runs", run.parent, "--resume", "a", "--lr", "3e-4", "--workers", 0, "--json"]
     status, out, err = hashret("train", *again)
     assert status == 0, err
     assert json.loads(out)["status"] == "done" and json.loads(out)["epochs"] == epochs

@@ -327,6 +327,26 @@ def test_nested_class_codes_do_not_contradict_each_other(name: str) -> None:
         assert torch.equal(longer[:, : shorter.shape[1]], shorter)
 
 
+# ---- a classifier beside
+
+
+def test_a_classifier_beside_codes_reads_features_alone() -> None:
+    logits, features, labels = batch_for("triplet", dtype=torch.float64)
+    both = build("triplet", {"classify": 0.5}).double()
+    alone = build("triplet", {}).double()
+    logits.requires_grad_(), features.requires_grad_()
+    scored, triplets = both(outputs(logits, features_DF=features), labels, 0.0), alone(outputs(logits), labels, 0.0)
+    weight, bias = both.classification.classifier.weight, both.classification.classifier.bias
+    by_hand = sum(
+        softmax_loss((weight @ features[i] + bias).tolist(), int(labels[i])) for i in range(len(labels))
+    ) / len(labels)
+    assert scored.loss.item() == pytest.approx(triplets.loss.item() + 0.5 * by_hand)
+    assert set(scored.scalars) == {"active", "accuracy", "loss_classification"}
+    of_codes, of_features = torch.autograd.grad(scored.loss, (logits, features), retain_graph=True)
+    torch.testing.assert_close(of_codes, torch.autograd.grad(triplets.loss, logits)[0])
+    assert of_features.abs().sum() > 0
+
+
 # ---- what all have in common
 
 
@@ -334,7 +354,11 @@ def settings_of(name: str) -> list[dict[str, Any]]:
     """Every kind of the objective."""
     if name == "triplet":
         rules = [{"mining": mining, "hinge": hinge} for mining in MINING_RULES for hinge in HINGES]
-        return [*rules, {"sign_weight": 1.0, "proxy_weight": 1.0, "memory": 8, "balance": 1.0, "nested": True}]
+        return [
+            *rules,
+            {"sign_weight": 1.0, "proxy_weight": 1.0, "memory": 8, "balance": 1.0, "nested": True},
+            {"classify": 0.5},
+        ]
     if name in ("classification", "multilabel"):
         return [{}, {"through": "codes", "quantisation": 1.0, "nested": True}]
     return [{}, {"balance": 1.0, "quantisation": 1.0, "nested": True}, {"activation": "sigmoid"}]
@@ -455,6 +479,9 @@ def test_the_phrases() -> None:
         == "classification through pooled features (the hash head is not trained)"
     )
     assert build("self", {}).describe() == "self-supervised, two views a picture, temperature 0.3, balance 1"
+    assert build("triplet", {"margin": 8.0, "classify": 0.5}).describe() == (
+        "triplet, batch-all, margin 8 (2 bits), beside 0.5 × classification through pooled features"
+    )
     assert build("dtsh", {"nested": True}).describe().endswith("bits; nested in 16, 24 bits")
 
 
@@ -463,7 +490,7 @@ def test_the_phrases() -> None:
 
 CHANGED: dict[str, Any] = {
     "margin": 8.0, "mining": "hard", "hinge": "softplus", "sign_weight": 1.0, "proxy_weight": 1.0, "memory": 64,
-    "temperature": 0.1, "through": "codes", "classify_first": 2.0, "batch_size": 64, "classes_per_batch": 4,
+    "temperature": 0.1, "through": "codes", "classify": 0.5, "classify_first": 2.0, "batch_size": 64, "classes_per_batch": 4,
     "pictures_per_class": 4,
 }  # fmt: skip
 

@@ -19,7 +19,20 @@ from hashret.training.processes import Processes
 
 REPOSITORY = Path(__file__).parents[1]
 SETTINGS = [
-    *("--backbone", "squeezenet1_1", "--image-size", "32", "--code-size", "16", "--epochs", "3", "--workers", "0"),
+    *(
+        "--backbone",
+        "squeezenet1_1",
+        "--image-size",
+        "32",
+        "--code-size",
+        "16",
+        "--epochs",
+        "3",
+        "--workers",
+        "0",
+        "--cache",
+        "off",
+    ),
     *("--classes-per-batch", "4", "--pictures-per-class", "3", "--augment", "light", "--device", "cpu", "--json"),
 ]
 

@@ -147,6 +147,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"are the classes to search for those trained on? auto reads it from the splits (default: {default.task})",
     )
     code.add_argument(
+        "--classify",
+        type=float,
+        metavar="W",
+        help="add the loss of a classifier that reads the pooled features: better features, which rank anew what codes find "
+        f"(default: {default.classify:g})",
+    )
+    code.add_argument(
         "--classify-first",
         type=float,
         metavar="EPOCHS",

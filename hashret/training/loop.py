@@ -256,7 +256,7 @@ class _Loop:
             {
                 "epoch": progress.epoch,
                 "seconds": round(progress.seconds, 2),
-                **{name: round(value, 4) for name, value in pace.items()},
+                **pace,
                 "lr": self.update.lr,
                 "classes": len(self.targets.names),
                 "margin": self.objective.margin,

@@ -39,6 +39,7 @@ READ_BY = {
     "proxy_weight": ("triplet",),
     "memory": ("triplet",),
     "temperature": ("self",),
+    "classify": ("triplet", "cosine", "central", "dtsh"),
     "classify_first": ("triplet", "cosine", "central", "dtsh"),
     "through": ("classification", "multilabel"),
 }
@@ -62,6 +63,7 @@ class TrainingOptions:
     balance: float | Literal["auto"] = "auto"
     quantisation: float = 0.0
     nested: bool = False
+    classify: float = 0.0
     classify_first: float = 0.0
     backbone: str = "resnet18"
     weights: str = "none"
@@ -135,6 +137,7 @@ class TrainingOptions:
             ("--memory", self.memory, 0),
             ("--balance", 0 if self.balance == "auto" else self.balance, 0),
             ("--quantisation", self.quantisation, 0),
+            ("--classify", self.classify, 0),
             ("--classify-first", self.classify_first, 0),
         ):
             if not least <= value < math.inf:

@@ -104,8 +104,8 @@ class Pace:
     def end_epoch(self) -> dict[str, float]:
         """Pictures a second and the share of the time spent waiting, as they are logged; counting begins anew."""
         numbers = {
-            "images/s": self.pictures / self.seconds if self.seconds else 0.0,
-            "waiting": self.waited / self.seconds if self.seconds else 0.0,
+            "images/s": round(self.pictures / self.seconds, 2) if self.seconds else 0.0,
+            "waiting": round(self.waited / self.seconds, 4) if self.seconds else 0.0,
         }
         self.pictures, self.seconds, self.waited = 0, 0.0, 0.0
         return numbers

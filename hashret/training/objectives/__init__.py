@@ -9,6 +9,7 @@ from hashret.training.objectives.base import Objective, Outputs, Scored
 from hashret.training.objectives.central import Central
 from hashret.training.objectives.class_codes import nested_class_codes
 from hashret.training.objectives.classification import Classification
+from hashret.training.objectives.classified import Classified
 from hashret.training.objectives.cosine import AUTO_MARGIN, Cosine
 from hashret.training.objectives.dtsh import DTSH
 from hashret.training.objectives.margins import auto_bits
@@ -46,6 +47,9 @@ def build_objective(options: TrainingOptions, *, n_classes: int, feature_size: i
         objective = Penalised(
             objective, balance=balance, quantisation=options.quantisation, activation=options.activation
         )
+    if options.classify:
+        beside = Classification(through="features", width=feature_size, n_classes=n_classes)
+        objective = Classified(objective, beside, weight=options.classify)
     if options.classify_first:
         first = Classification(through="features", width=feature_size, n_classes=n_classes)
         objective = WarmedUp(first, objective, share=min(1.0, options.classify_first / options.epochs))

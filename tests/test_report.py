@@ -479,6 +479,15 @@ def test_hostile_labels_and_ids_are_only_text(tmp_path: Path) -> None:
     assert len(parsed.images) > 50
 
 
+def test_labels_that_the_run_doubted_are_not_doubted_again(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, ["a", "a", "b", "b", "b"])
+    thirds = np.full(3, 1 / 3)
+    suspects = labels.Suspects(np.array([3, 0, 2]), np.array([0, 1, 0]), thirds, thirds)
+    doubted = replace(analysed(table, encodings), suspects=suspects)
+    left = doubted.without_suspects({table.ids[0], "of another table"})
+    assert left.suspects.queries_S.tolist() == [3, 2] and left.suspects.labels_S.tolist() == [0, 0]
+
+
 def test_the_same_numbers_give_the_same_page(tmp_path: Path) -> None:
     table, encodings = made(tmp_path, [f"c{i % 4}" for i in range(40)])
     pages = [page.render(facts(), analysed(table, encodings), 5) for _ in range(2)]

@@ -113,9 +113,17 @@ class CodeStatistics:
     """Mean |correlation| over pairs of distinct bits that both vary: 0 is best."""
     max_correlation: float
     """Largest |correlation| of such a pair: 1 means that one bit repeats another."""
+    effective_bits: float
+    """How many uncorrelated bits spread as far: (sum of eigenvalues)² / (sum of their squares) of the correlation matrix of
+    the bits that vary, the participation ratio. At most those bits and n - 1; near 1, all bits say the same."""
     distinct_codes: int
     dead_bits: int
     """Bits that have the same value in every code."""
+
+    @property
+    def dead(self) -> list[int]:
+        """Which bits are dead, counted from 0."""
+        return [bit for bit, share in enumerate(self.balance) if share in (0.0, 1.0)]
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -125,7 +133,7 @@ class CodeStatistics:
 
 
 def statistics(codes_NB: npt.ArrayLike, code_size: int) -> CodeStatistics:
-    """Balance, entropy, correlation, distinct codes and dead bits of packed codes; CodeError for an empty set."""
+    """Balance, entropy, correlation, effective bits, distinct codes and dead bits of packed codes; CodeError for an empty set."""
     codes = check_codes(codes_NB, code_size)
     n = len(codes)
     if n == 0:
@@ -143,6 +151,8 @@ def statistics(codes_NB: npt.ArrayLike, code_size: int) -> CodeStatistics:
     entropy[alive] = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
     spread = np.sqrt(p * (1 - p))
     correlation = np.abs((together[np.ix_(alive, alive)] / n - np.outer(p, p)) / np.outer(spread, spread))
+    # The eigenvalues of a correlation matrix add up to its size, their squares to the sum of its squared entries.
+    squares = float((correlation**2).sum())
     pairs = np.minimum(correlation[np.triu_indices(len(p), 1)], 1.0)
     return CodeStatistics(
         n=n,
@@ -152,6 +162,7 @@ def statistics(codes_NB: npt.ArrayLike, code_size: int) -> CodeStatistics:
         entropy_bits=float(entropy.mean()),
         mean_correlation=float(pairs.mean()) if len(pairs) else 0.0,
         max_correlation=float(pairs.max()) if len(pairs) else 0.0,
+        effective_bits=len(p) ** 2 / squares if len(p) else 0.0,
         distinct_codes=_count_distinct(codes),
         dead_bits=int(code_size - alive.sum()),
     )

@@ -171,9 +171,36 @@ def test_an_older_run_without_log_or_newer_keys(hashret: Callable, run: Path) ->
 
 
 def test_findings_of_the_run_come_first(hashret: Callable, run: Path) -> None:
-    Run(run).write({**Run(run).read(), "findings": [{"cause": "collapse", "sentence": "All codes are one."}]})
+    found = {"cause": "collapse", "evidence": "all codes are one", "advice": "lower --lr"}
+    Run(run).write({**Run(run).read(), "findings": [found, "no finding"]})
     document, page = reported(hashret, run)
-    assert document["findings"] == ["All codes are one."] and "All codes are one." in "".join(page.text)
+    assert document["findings"] == ["collapse: all codes are one; lower --lr"]
+    assert document["findings"][0] in "".join(page.text)
+
+
+def test_a_run_that_has_not_ended_is_judged_by_its_log(hashret: Callable, run: Path) -> None:
+    document = Run(run).read()
+    del document["findings"]
+    Run(run).write({**document, "status": "failed", "error": "the disk is full"})
+    lines = [{**line, "broken": 0.5} for line in Run(run).history()]
+    Run(run).log_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    document, page = reported(hashret, run)
+    (finding,) = document["findings"]
+    assert finding.startswith("learning rate too high: 50 % of the last updates had infinite numbers")
+    assert "The run failed before its last epoch: the disk is full." in "".join(page.text)
+
+
+def test_labels_that_the_run_doubts_are_shown(hashret: Callable, unseen_set: Path, run: Path) -> None:
+    named = open_source(unseen_set).select([0])
+    named.attributes["neighbours"] = ["class05"]
+    Run(run).write_suspects(named)
+    document, page = reported(hashret, run)
+    assert document["named_while_training"] == named.ids
+    text = "".join(page.text)
+    assert "1 training picture has neighbours that mostly carried one other label" in text and named.ids[0] in text
+    Run(run).write_suspects(None)
+    document, page = reported(hashret, run)
+    assert document["named_while_training"] == [] and "Named while training" not in "".join(page.text)
 
 
 def test_a_swapped_label_is_doubted(hashret: Callable, unseen_set: Path, run: Path, tmp_path: Path) -> None:

@@ -353,6 +353,7 @@ def test_runs_lists_them_best_first_whatever_became_of_them(hashret: Callable, t
         "run": "whole", "status": "done", "epochs": "2/2", "best": document["result"]["best_epoch"],
         "val_map": document["result"]["best_map"], "val_hit1": document["result"]["best_hit1"], "bits": 16, "margin": 24.0,
         "backbone": "squeezenet1_1", "task": "closed", "validation": document["validation"], "data": "hues",
+        "findings": [],
     }  # fmt: skip
     assert by_name["killed"]["epochs"] == "1/2" and by_name["killed"]["val_map"] == json.loads(first)["val_map"]
     assert (by_name["begun"]["status"], by_name["begun"]["epochs"], by_name["begun"]["val_map"]) == (

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -457,20 +458,34 @@ HOSTILE = [
 def test_hostile_labels_and_ids_are_only_text(tmp_path: Path) -> None:
     names = [f"{label}/{i}" for i in range(4) for label in HOSTILE]
     table, encodings = made(tmp_path / "<b>", [label for _ in range(4) for label in HOSTILE], names)
-    document = {**facts().document, "options": {"backbone": "</style><script>", "note": ["<i>", None]}, "data": "<u>",
-                "findings": [{"cause": "x", "sentence": "<script>collapse</script>"}, "no finding",
-                             {"cause": "dead bits", "evidence": "9 of 9", "advice": "lower --lr"}]}  # fmt: skip
-    run = facts(name="<script>", document=document, commands=[("Again", "rm '</pre>'")])
+    document = {**facts().document, "options": {"backbone": "</style><script>", "note": ["<i>", None]}, "data": "<u>"}
+    named = replace(table.select(np.arange(9)), attributes={"neighbours": HOSTILE})
+    run = facts(
+        name="<script>",
+        document=document,
+        findings=["<script>collapse</script>"],
+        suspects=named,
+        commands=[("Again", "rm '</pre>'")],
+    )
     html = page.render(run, analysed(table, encodings), 12)
     parsed = checked(html)
     text = "".join(parsed.text)
     assert (
         "<script>alert(1)</script>" in text and "기아 & 현대" in text and "كيا سبورتاج" in text and "{{ 7*7 }}" in text
     )
-    assert "<script>collapse</script>" in text and "dead bits; 9 of 9; lower --lr" in text
+    assert "<script>collapse</script>" in text and "9 training pictures have neighbours" in text
     assert "a\\nb\\tc\\x00" in text and "rm '</pre>'" in text
     assert "x" * 200 not in html and "\x00" not in html
     assert len(parsed.images) > 50
+
+
+def test_labels_that_the_run_doubted_are_not_doubted_again(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, ["a", "a", "b", "b", "b"])
+    thirds = np.full(3, 1 / 3)
+    suspects = labels.Suspects(np.array([3, 0, 2]), np.array([0, 1, 0]), thirds, thirds)
+    doubted = replace(analysed(table, encodings), suspects=suspects)
+    left = doubted.without_suspects({table.ids[0], "of another table"})
+    assert left.suspects.queries_S.tolist() == [3, 2] and left.suspects.labels_S.tolist() == [0, 0]
 
 
 def test_the_same_numbers_give_the_same_page(tmp_path: Path) -> None:

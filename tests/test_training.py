@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
+from hashret import codes
 from hashret.data import cache
 from hashret.data.sources import open_source
 from hashret.data.table import PictureTable
@@ -46,6 +48,11 @@ SMALL: dict[str, Any] = {
 def train(source: Path, folder: Path, **changes: Any) -> tuple[loop.TrainingResult, Run]:
     run = create_run(folder)
     return loop.train(open_source(source), TrainingOptions(**{**SMALL, **changes}), run), run
+
+
+def validation(score: float) -> loop.Validation:
+    statistics = codes.statistics(np.array([[1], [2], [3]], np.uint8), 8)
+    return loop.Validation(score, 0.5, score, 0.5, classes=3, codes=statistics)
 
 
 def tensors(run: Run) -> bytes:
@@ -124,7 +131,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
 ) -> None:
     settings = {"epochs": 3, "patience": patience, "keep_epochs": True}
     if patience:
-        monkeypatch.setattr(loop, "validate", lambda *_, **__: loop.Validation(0.5, 0.5, 0.1, 0))
+        monkeypatch.setattr(loop, "validate", lambda *_, **__: validation(0.5))
     whole = train(closed_set, tmp_path / "whole", **settings)[1]
     assert whole.read()["status"] == ("stopped early" if patience else "done")
     calls = 0
@@ -214,7 +221,7 @@ def events(run: Run) -> Iterator[Any]:
 
 def test_early_stopping(closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maps = iter([0.5, 0.6, 0.55, 0.58, 0.9, 0.9])
-    monkeypatch.setattr(loop, "validate", lambda *_, **__: loop.Validation(next(maps), 0.5, 0.1, 0))
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: validation(next(maps)))
     result, run = train(closed_set, tmp_path / "run", epochs=6, patience=2)
     assert (result.status, result.epochs, result.best_epoch) == ("stopped early", 4, 2)
     assert run.read()["status"] == "stopped early"

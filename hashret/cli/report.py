@@ -79,15 +79,19 @@ def run(args: argparse.Namespace) -> int:
     _check_out(out)
     looked_at = _looked_at(args, document, run_folder)
 
+    from hashret.data.table import PictureTable
     from hashret.index import durable
     from hashret.model.hasher import Hasher
     from hashret.report.page import render
     from hashret.report.verdict import sentences
 
+    named = PictureTable.read_csv(run_folder.suspects_path) if run_folder.suspects_path.is_file() else None
     hasher = Hasher.from_pretrained(model_folder, device=args.device)
     with kept_until_done(unfinished_beside(out)) as workplace:
         analysis, n_skipped, skipped_list = _analysis(args, hasher, looked_at, workplace, Path(f"{out}.skipped.txt"))
-        facts = _facts(args, run_folder, document, looked_at, hasher, n_skipped)
+        if named is not None:
+            analysis = analysis.without_suspects(set(named.ids))
+        facts = _facts(args, run_folder, document, looked_at, hasher, n_skipped, named)
         page = render(facts, analysis, args.examples).encode("utf-8", errors="backslashreplace")
         try:
             durable.replace_file(out, page)
@@ -109,12 +113,14 @@ def run(args: argparse.Namespace) -> int:
                 "skipped": n_skipped,
                 "skipped_list": skipped_list,
                 "findings": facts.findings,
+                "named_while_training": [] if named is None else named.ids,
                 "sentences": said,
                 **analysis.as_dict(),
             }
         )
         return 0
-    doubted, alike = counted(len(analysis.suspects.queries_S), "label"), counted(analysis.twins.n, "pair")
+    n_doubted = len(analysis.suspects.queries_S) + (0 if named is None else len(named))
+    doubted, alike = counted(n_doubted, "label"), counted(analysis.twins.n, "pair")
     print("\n".join(said))
     print(f"{out}: {doubted} to look at, {alike} alike under two labels; {len(page) / 1e6:.1f} MB")
     return 0
@@ -242,9 +248,11 @@ def _facts(
     looked_at: _LookedAt,
     hasher: Hasher,
     n_skipped: int,
+    named: PictureTable | None,
 ) -> RunFacts:
     """What the report says of the run and its model."""
     from hashret.report.verdict import RunFacts
+    from hashret.training.diagnosis import found_in
 
     epoch = hasher.scores.get("epoch")
     config = hasher.config
@@ -255,10 +263,11 @@ def _facts(
     ):  # fmt: skip
         again += [word for value in values if value is not None for word in (flag, str(value))]
     commands = [("Train this model again", training)] if training else []
+    history = _history(run)
     return RunFacts(
         name=run.folder.resolve().name,
         document=document,
-        history=_history(run),
+        history=history,
         model_epoch=epoch if isinstance(epoch, int) else None,
         pictures=looked_at.words,
         validated=looked_at.validated,
@@ -273,6 +282,9 @@ def _facts(
             **config["preprocessing"],
             "fingerprint": hasher.fingerprint(),
         },
+        findings=[finding.sentence for finding in found_in(document, history)],
+        suspects=named,
+        suspects_path=str(run.suspects_path),
     )
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 Example:  hashret runs --runs runs
 
-One line a run, the best validation mAP first. Scores of runs compare only when data, task and validation are the same."""
+One line a run, the best validation mAP first. Scores of runs compare only when data, task and validation are the same.
+The last column names what the log shows to have gone wrong; docs/health.md says what to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +40,28 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         print(f"no runs in {args.runs}; `hashret train` makes one")
         return 0
-    columns = ("run", "status", "epochs", "best", "val_map", "val_hit1", "bits", "margin", "backbone", "task", "data")
+    columns = (
+        "run",
+        "status",
+        "epochs",
+        "best",
+        "val_map",
+        "val_hit1",
+        "bits",
+        "margin",
+        "backbone",
+        "task",
+        "data",
+        "findings",
+    )
     print(text_table(list(columns), [[_cell(column, summary[column]) for column in columns] for summary in found]))
     return 0
 
 
 def _summary(run: Run) -> dict[str, Any]:
     """What a run set out to do, and how far it came: by its log, which a running or killed one has too."""
+    from hashret.training.diagnosis import found_in
+
     try:
         document, history = run.read(), run.history()
     except (TrainingError, OSError, ValueError):
@@ -65,12 +81,15 @@ def _summary(run: Run) -> dict[str, Any]:
         "task": document.get("task"),
         "validation": document.get("validation"),
         "data": document.get("data"),
+        "findings": [finding.cause for finding in found_in(document, history)],
     }
 
 
 def _cell(column: str, value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return "-"
+    if column == "findings":
+        return "; ".join(value)
     if column in ("val_map", "val_hit1"):
         return f"{value:.4f}"
     return f"{value:g}" if column == "margin" else str(value)

@@ -5,7 +5,8 @@ Shape suffixes: Q queries, N gallery pictures, K bits, B bytes, D numbers of a f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -98,6 +99,12 @@ class Analysis:
         """By how much the features' score is above the codes', and the 95 % interval of that over queries, which are paired."""
         per = [self.results[name].scores.per_query(score) for name in (FEATURES, CODES)]
         return float((per[0] - per[1]).mean()), bootstrap_interval(per[0] - per[1])
+
+    def without_suspects(self, ids: Collection[str]) -> Analysis:
+        """The same numbers, but for suspects with these ids."""
+        rows = self.query_rows_Q[self.suspects.queries_S].tolist()
+        others = np.array([self.gallery.ids[row] not in ids for row in rows], dtype=bool)
+        return replace(self, suspects=self.suspects.select(others))
 
     def worst(self, most: int) -> list[int]:
         """The queries of the lowest average precision by codes, ties by row."""

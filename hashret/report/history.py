@@ -39,7 +39,7 @@ class _Group:
 
 
 _GROUPS = (
-    _Group("Loss", r"(val_)?loss(_max)?", "What training minimises. It should fall and then level off."),
+    _Group("Loss", r"(val_)?loss(_max|_\d+_bits)?", "What training minimises. It should fall and then level off."),
     _Group(
         "Validation mAP",
         r"val_(\w+_)?map",
@@ -108,8 +108,13 @@ _GROUPS = (
     ),
     _Group(
         "Turning of the head",
-        r"turned",
-        "By how many degrees a bit's weights turned in an epoch. It should come to rest.",
+        r"turn(_max)?",
+        "By how many degrees an update turns a bit's weights: 1 to 8 after the warm-up. It should come to rest.",
+    ),
+    _Group(
+        "Suspicious labels",
+        r"suspect_share",
+        "The share of training pictures whose neighbours, epoch after epoch, mostly carry one other label. Near 0 is good.",
     ),
     _Group(
         "Pictures per second",
@@ -128,6 +133,8 @@ _TITLES = {
     "loss_max": "largest",
     "gradient": "mean",
     "gradient_max": "largest",
+    "turn": "mean",
+    "turn_max": "largest",
     "val_map": "codes",
     "val_hit1": "codes",
     "val_float_map": "activations",

@@ -40,6 +40,12 @@ class Suspects(NamedTuple):
     confidences_S: Floats
     support_S: Floats
 
+    def select(self, places: NDArray[np.bool_]) -> Suspects:
+        """Those where `places` (S,) is true."""
+        return Suspects(
+            self.queries_S[places], self.labels_S[places], self.confidences_S[places], self.support_S[places]
+        )
+
 
 def suspects(
     query_labels_Q: Integers, gallery_labels_N: Integers, neighbours: Sequence[Integers], least: float = CONFIDENT

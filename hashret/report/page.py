@@ -61,6 +61,7 @@ def render(run: RunFacts, analysis: Analysis, examples: int) -> str:
         "worst": _worst(analysis, pictures, examples),
         "confused": _confused(analysis, pictures, examples),
         "suspects": _suspects(analysis, pictures, examples),
+        "named": _named(run),
         "twins": _twins(analysis, pictures, examples),
         "settings": _settings(run),
     }
@@ -286,6 +287,19 @@ def _suspects(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[st
                 {**entry, "query": pictures.query(query), "results": pictures.found(query, FEATURES, judged=False)}
             )
     return {"n": len(found.queries_S), "votes": analysis.n_votes, "rows": rows, "listed": listed}
+
+
+def _named(run: RunFacts) -> dict[str, Any]:
+    """The training pictures whose labels the run itself doubts."""
+    if run.suspects is None:
+        return {"n": 0}
+    neighbours = run.suspects.attributes.get("neighbours", [""] * len(run.suspects))
+    columns = (run.suspects.ids, run.suspects.labels, neighbours)
+    listed = [
+        {"id": readable(picture), "label": readable(label), "says": readable(says)}
+        for picture, label, says in zip(*(column[:LISTED_SUSPECTS] for column in columns), strict=True)
+    ]
+    return {"n": len(run.suspects), "listed": listed, "path": readable(run.suspects_path, 4000)}
 
 
 def _twins(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, Any]:

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hashret.data.table import PictureTable
 from hashret.metrics import RetrievalScores
 from hashret.report.analysis import CODES, FEATURES, SHORTLIST, TWO_STAGE, Analysis
 
 NOTICEABLE = 0.005
 """Scores of the same model on the same pictures that differ by more are not the same: float sums vary by far less."""
-
-_FINDING = ("cause", "evidence", "advice")
-"""What a finding consists of where it is not written as one sentence."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,9 @@ class RunFacts:
     """What is known of a run besides its model: its name, run.json, its log, and what was looked at for the report.
 
     model_epoch: of the model, from 1; None where nobody wrote it down. logged: validation scores kept with the model, where
-    the pictures of the report are those of the validation, else nothing. commands: (what for, command line).
+    the pictures of the report are those of the validation, else nothing. commands: (what for, command line). findings: what
+    is wrong with the run, a sentence each. suspects: training pictures whose labels it doubts, the worst first, with what
+    their `neighbours` say, and the path of that list.
     """
 
     name: str
@@ -35,6 +35,9 @@ class RunFacts:
     n_skipped: int = 0
     commands: Sequence[tuple[str, str]] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
+    findings: Sequence[str] = ()
+    suspects: PictureTable | None = None
+    suspects_path: str = ""
 
     @property
     def best_epoch(self) -> int | None:
@@ -45,16 +48,6 @@ class RunFacts:
         logged = [line for line in self.history if _number(line.get("val_map")) is not None]
         best = max(logged, key=lambda line: float(line["val_map"]), default=None)
         return None if best is None or not isinstance(best.get("epoch"), int) else int(best["epoch"])
-
-    @property
-    def findings(self) -> list[str]:
-        """What the run itself found to be wrong, a sentence each."""
-        found = self.document.get("findings")
-        entries = [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
-        said = [
-            each.get("sentence") or "; ".join(str(each[key]) for key in _FINDING if each.get(key)) for each in entries
-        ]
-        return [str(sentence) for sentence in said if sentence]
 
 
 def sentences(run: RunFacts, analysis: Analysis) -> list[str]:
@@ -84,7 +77,8 @@ def _training(run: RunFacts, analysis: Analysis) -> list[str]:
     if status == "running":
         said.append("The run is not finished: what follows is how it stands.")
     elif status in ("interrupted", "failed"):
-        said.append(f"The run {'was interrupted' if status == 'interrupted' else 'failed'} before its last epoch.")
+        why = f": {run.document['error']}" if status == "failed" and run.document.get("error") else ""
+        said.append(f"The run {'was interrupted' if status == 'interrupted' else 'failed'} before its last epoch{why}.")
     return said
 
 

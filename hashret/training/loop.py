@@ -7,10 +7,11 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from tensorboardX import SummaryWriter
@@ -18,13 +19,14 @@ from tqdm import tqdm
 
 from hashret import __version__
 from hashret.data.table import PictureTable
-from hashret.errors import TrainingError
+from hashret.errors import DataError, TrainingError
 from hashret.model.device import keep_freed_memory, pick_device
 from hashret.model.hasher import Hasher, build
 from hashret.training.augmentation import choose_preset, typical_side
-from hashret.training.diagnosis import diagnose
+from hashret.training.diagnosis import LABEL_NOISE, SUSPECTS_NAMED, diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
-from hashret.training.monitors import Monitors
+from hashret.training.monitors import Monitors, codes_line, learning_line, progress_line
+from hashret.training.neighbours import Suspect
 from hashret.training.objectives import build_objective
 from hashret.training.objectives.nested import prefixes
 from hashret.training.options import OF_PAIRS, TrainingOptions
@@ -37,6 +39,9 @@ from hashret.training.updates import Updater
 from hashret.training.validation import Validation, validate
 
 _log = logging.getLogger("hashret.training")
+
+BALANCE_BINS = [each / 20 for each in range(21)]
+"""Of tensorboard's histogram: shares of ones of the bits."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,11 @@ def train(
             return loop.run_epochs(interrupt)
         except BaseException as error:
             # A full disk may be why the run failed: what failed comes first, not that it cannot be written down.
+            ended: dict[str, Any] = {"status": "interrupted"}
+            if not isinstance(error, KeyboardInterrupt):
+                ended = {"status": "failed", "error": str(error) or type(error).__name__}
             with contextlib.suppress(OSError):
-                run.write({**run.read(), "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"})
+                run.write({**run.read(), **ended})
             raise
 
 
@@ -142,8 +150,17 @@ class _Loop:
         self.loaders = loaders
         self.validation_labels = labels_of(split.validation, options)[0]
         self.update = Updater(hasher, self.objective, options, device, len(self.sampler), processes)
-        self.monitors = Monitors()
+        self.monitors = Monitors(
+            hasher.network.head,
+            targets.labels,
+            code_size=options.code_size,
+            feature_size=hasher.feature_size,
+            activation=options.activation,
+            device=device,
+            seed=options.seed,
+        )
         self.pace = Pace()
+        self.warned: dict[str, str] = {}
         self.progress = _Progress()
 
     def run_epochs(self, interrupt: Interrupt) -> TrainingResult:
@@ -201,11 +218,11 @@ class _Loop:
             for rows, (_, pixels) in zip(batches, bar, strict=True):
                 labels = self.targets.of(rows)
                 update = self.update(pixels, labels, self.steps())
-                scalars = self.monitors.observe(update.outputs, labels, update.scored, update.gradient_norm)
+                scalars = self.monitors.observe(rows, update.outputs, labels, update.scored, update.gradient_norm)
                 progress.batch += 1
                 for name, value in scalars.items():
                     writer.add_scalar(f"train/{name}", value, self.steps())
-                bar.set_postfix({name: f"{value:.3g}" for name, value in scalars.items()})
+                bar.set_postfix_str(progress_line(scalars), refresh=False)
                 if self.processes.any(interrupt.requested):
                     return False
         return True
@@ -218,12 +235,15 @@ class _Loop:
         validation = self.processes.from_first(self.validated() if self.processes.first else None)
         assert validation is not None
         progress.epoch += 1
-        means = self.monitors.end_epoch()
+        seen = self.monitors.end_epoch()
         pace = self.pace.end_epoch()
         progress.batch = 0
         progress.seconds += time.perf_counter() - started
         for name, value in validation.as_dict().items():
             writer.add_scalar(f"validation/{name}", value, self.steps())
+        writer.add_histogram("validation/balance", np.array(validation.codes.balance), self.steps(), bins=BALANCE_BINS)
+        for name, value in seen.items():
+            writer.add_scalar(f"epoch/{name}", value, self.steps())
         for name, value in {"lr": self.update.lr, **pace}.items():
             writer.add_scalar(f"train/{name}", value, self.steps())
         if validation.map > progress.best_map:
@@ -231,35 +251,57 @@ class _Loop:
             self.save_model(validation)
         if self.options.keep_epochs:
             self.save_model(validation, epoch=progress.epoch)
+        suspects = self.monitors.codes.suspects()
         self.run.log(
             {
                 "epoch": progress.epoch,
                 "seconds": round(progress.seconds, 2),
                 **pace,
                 "lr": self.update.lr,
-                **means,
+                "classes": len(self.targets.names),
+                "margin": self.objective.margin,
+                "margin_bits": self.objective.margin_bits,
+                **seen,
+                "suspects": [self.split.train.ids[suspect.row] for suspect in suspects[:SUSPECTS_NAMED]],
                 **{f"val_{name}": value for name, value in validation.as_dict().items()},
+                "dead": self.monitors.codes.dead,
+                "val_dead": validation.codes.dead,
             }
         )
+        best = " (best so far)" if progress.best_epoch == progress.epoch else ""
         _log.info(
-            "epoch %d/%d: loss %.3f, active %.1f %%, imbalance %.3f, validation mAP %.4f, hit@1 %.4f, dead bits %d, "
-            "%.0f images/s, waiting %.1f %%, %.0f s%s",
+            "epoch %d/%d: %s, %.0f images/s, waiting %.1f %%, %.0f s%s\n  codes: %s",
             progress.epoch,
             self.options.epochs,
-            means.get("loss", 0.0),
-            100 * means.get("active", 0.0),
-            validation.imbalance,
-            validation.map,
-            validation.hit1,
-            validation.dead_bits,
+            learning_line(seen, validation),
             pace["images/s"],
             100 * pace["waiting"],
             progress.seconds,
-            " (best so far)" if progress.best_epoch == progress.epoch else "",
+            best,
+            codes_line(seen, validation),
         )
-        for finding in diagnose(self.run.history(), self.options) if self.processes.first else []:
-            _log.warning("%s", finding.sentence)
+        self.say_findings(suspects)
         self.save_state()
+
+    def say_findings(self, suspects: Sequence[Suspect]) -> None:
+        """Warn of what is new, a cause once, and again when what to do about it changes; keep the suspects up to date."""
+        findings = diagnose(self.run.history(), self.options)
+        for finding in findings:
+            if self.warned.get(finding.cause) != finding.advice:
+                self.warned[finding.cause] = finding.advice
+                _log.warning("%s", finding.sentence)
+        noisy = any(finding.cause == LABEL_NOISE for finding in findings)
+        try:
+            if suspects or not noisy:
+                self.run.write_suspects(self.suspected(suspects) if noisy else None)
+        except DataError as error:  # a list that cannot be written is no reason to stop
+            _log.warning("suspicious labels are not listed: %s", error)
+
+    def suspected(self, suspects: Sequence[Suspect]) -> PictureTable:
+        """The pictures whose neighbours contradict their label, as a table that `hashret data sheet` shows."""
+        table = self.split.train.select([suspect.row for suspect in suspects])
+        neighbours = [self.targets.names[suspect.rival] for suspect in suspects]
+        return replace(table, attributes={**table.attributes, "neighbours": neighbours})
 
     def validated(self) -> Validation:
         """How good the model is now."""
@@ -297,12 +339,24 @@ class _Loop:
         torch.set_rng_state(state["random"].cpu())
         self.progress = _Progress(**state["progress"])
         self.run.cut_log(self.progress.epoch)
+        history = self.run.history()
+        for epochs in range(1, len(history) + 1):  # what was said before is not said again
+            self.warned |= {finding.cause: finding.advice for finding in diagnose(history[:epochs], self.options)}
 
     def record_status(self, result: TrainingResult) -> None:
-        """Write how the run stands into run.json."""
+        """Write how the run stands into run.json, and say what was found wrong."""
         document = self.run.read()
+        findings = diagnose(self.run.history(), self.options)
+        if findings and result.status != "interrupted":
+            _log.warning("found in this run:%s", "".join(f"\n  - {finding.sentence}" for finding in findings))
         self.run.write(
-            {**document, "status": result.status, "result": vars(result), "seconds": round(self.progress.seconds, 1)}
+            {
+                **document,
+                "status": result.status,
+                "result": vars(result),
+                "seconds": round(self.progress.seconds, 1),
+                "findings": [finding._asdict() for finding in findings],
+            }
         )
 
 

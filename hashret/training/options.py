@@ -171,7 +171,7 @@ class TrainingOptions:
                     f"({', '.join(readers)} would); leave it out"
                 )
         about_codes = sorted(changed & {"balance", "quantisation", "nested"})
-        if about_codes and self.objective in READ_BY["through"] and self.through == "features":
+        if about_codes and not self.trains_codes:
             raise UsageError(
                 f"--{about_codes[0]} is about codes, which --objective {self.objective} does not train through features; "
                 "add --through codes, or leave it out"
@@ -188,6 +188,11 @@ class TrainingOptions:
     def learns_from(self) -> str:
         """What the objective needs to know of a picture: its class ("classes"), its "labels", or nothing ("pictures")."""
         return learns_from(self.objective)
+
+    @property
+    def trains_codes(self) -> bool:
+        """Whether the hash head is trained: an objective through features leaves it as it began."""
+        return self.objective not in READ_BY["through"] or self.through == "codes"
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""

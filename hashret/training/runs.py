@@ -4,6 +4,7 @@
     log.jsonl           one line an epoch
     config.json, model.safetensors    the best epoch's model (the folder is a model folder)
     epochs/003/         the model after epoch 3, with --keep-epochs
+    suspects.csv        training pictures whose labels are probably wrong, where there are many
     lock                held by the process that trains
     resume/state.pt     everything that going on needs; removed when the run is done
     events.out.…        tensorboard scalars
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import torch
     from tensorboardX import SummaryWriter
 
+    from hashret.data.table import PictureTable
     from hashret.model.hasher import Hasher
 
 RUN_FILE = "run.json"
@@ -49,6 +51,11 @@ class Run:
     def state_path(self) -> Path:
         """The state that --resume needs."""
         return self.folder / "resume" / "state.pt"
+
+    @property
+    def suspects_path(self) -> Path:
+        """The table of suspicious labels, where the last epoch found label noise."""
+        return self.folder / "suspects.csv"
 
     @property
     def lock_path(self) -> Path:
@@ -110,6 +117,13 @@ class Run:
         if not self.log_path.exists():
             return []
         return [json.loads(line) for line in self.log_path.read_text("utf-8").splitlines()]
+
+    def write_suspects(self, table: PictureTable | None) -> None:
+        """Replace the table of suspicious labels, or remove it where there is none any more."""
+        if table is None:
+            self.suspects_path.unlink(missing_ok=True)
+        else:
+            table.write_csv(self.suspects_path)
 
     def scalars(self, purge_step: int) -> SummaryWriter:
         """A writer of tensorboard scalars, which forgets those from `purge_step` on."""
@@ -176,6 +190,13 @@ class UnwrittenRun(Run):
         """Nothing happens."""
 
     def cut_log(self, epochs: int) -> None:
+        """Nothing happens."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """Nothing."""
+        return []
+
+    def write_suspects(self, table: PictureTable | None) -> None:
         """Nothing happens."""
 
     def scalars(self, purge_step: int) -> SummaryWriter:

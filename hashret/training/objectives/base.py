@@ -33,11 +33,12 @@ class Scored:
 class Objective(nn.Module):
     """Something to minimise. Parameters of its own are trained with those of the head, and are not part of the model.
 
-    `margin` is the number that the run's margin has come to, None where the objective has none. A subclass implements
-    `score` and `describe`.
+    `margin` is the number that the run's margin has come to, None where the objective has none; `margin_bits` what it asks
+    for in bits, None where it is not about distances of codes. A subclass implements `score` and `describe`.
     """
 
     margin: float | None = None
+    margin_bits: float | None = None
     several_labels = False
     """Whether a picture may have several labels at once: labels (D, C) of 0 and 1."""
 

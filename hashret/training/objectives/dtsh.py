@@ -24,6 +24,7 @@ class DTSH(Objective):
     def __init__(self, *, margin: float, activation: str) -> None:
         super().__init__()
         self.margin: float = margin
+        self.margin_bits: float = margin
         self.activation = activation
 
     def describe(self) -> str:

@@ -31,7 +31,7 @@ class Nested(Objective):
         super().__init__()
         self.lengths = prefixes(code_size)
         self.objectives = nn.ModuleList(build(length) for length in self.lengths)
-        self.margin = self._whole.margin
+        self.margin, self.margin_bits = self._whole.margin, self._whole.margin_bits
         self.several_labels = self._whole.several_labels
 
     @property

@@ -46,7 +46,7 @@ class Penalised(Objective):
     def __init__(self, objective: Objective, *, balance: float, quantisation: float, activation: str) -> None:
         super().__init__()
         self.objective = objective
-        self.margin = objective.margin
+        self.margin, self.margin_bits = objective.margin, objective.margin_bits
         self.several_labels = objective.several_labels
         self.balance, self.quantisation, self.activation = balance, quantisation, activation
 

@@ -54,6 +54,7 @@ class Triplet(Objective):
     ) -> None:
         super().__init__()
         self.margin: float = margin
+        self.margin_bits: float = margin / BIT[activation]
         self.mining, self.hinge, self.activation = mining, hinge, activation
         self.sign_weight, self.proxy_weight = sign_weight, proxy_weight
         self.memory = CodeMemory(memory, code_size) if memory else None
@@ -61,7 +62,7 @@ class Triplet(Objective):
 
     def describe(self) -> str:
         """The margin, in squared distance and in bits."""
-        return f"triplet, {self.mining}, margin {self.margin:g} ({self.margin / BIT[self.activation]:g} bits)"
+        return f"triplet, {self.mining}, margin {self.margin:g} ({self.margin_bits:g} bits)"
 
     def score(self, outputs: Outputs, labels_D: Tensor, progress: float) -> Scored:
         """The loss; `active` is the share of the batch's triplets that violate the margin, `active_…` that of each other part."""

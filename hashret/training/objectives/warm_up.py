@@ -16,7 +16,7 @@ class WarmedUp(Objective):
     def __init__(self, first: Objective, main: Objective, *, share: float) -> None:
         super().__init__()
         self.first, self.main, self.share = first, main, share
-        self.margin = main.margin
+        self.margin, self.margin_bits = main.margin, main.margin_bits
         self.several_labels = main.several_labels
 
     def describe(self) -> str:

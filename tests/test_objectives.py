@@ -476,7 +476,7 @@ def test_the_phrases() -> None:
     assert build("triplet", {"margin": 8.0}).describe() == "triplet, batch-all, margin 8 (2 bits)"
     assert (
         build("classification", {}).describe()
-        == "classification through pooled features (the hash head is not trained)"
+        == "classification through pooled features (codes are fitted to them afterwards)"
     )
     assert build("self", {}).describe() == "self-supervised, two views a picture, temperature 0.3, balance 1"
     assert build("triplet", {"margin": 8.0, "classify": 0.5}).describe() == (

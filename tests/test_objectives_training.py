@@ -18,6 +18,7 @@ from hashret.codes import binarize as codes_of
 from hashret.data.loading import PictureLoader
 from hashret.data.sources import open_source
 from hashret.model.hasher import Hasher
+from hashret.model.heads import ProjectionHead
 from hashret.training import loop
 from hashret.training.options import OF_PAIRS, TrainingOptions
 from hashret.training.runs import Run, create_run
@@ -113,6 +114,21 @@ def test_prefixes_of_nested_codes_are_codes(hues: Path, tmp_path: Path) -> None:
         apart = hamming.distances(codes, codes, length)
         nearest = np.where(np.eye(len(labels), dtype=bool), length + 1, apart).argmin(axis=1)
         assert (labels[nearest] == labels).mean() > 0.8
+
+
+def test_codes_are_fitted_to_features_where_these_are_what_is_learnt(hues: Path, tmp_path: Path) -> None:
+    """The epoch is the best one by features; its codes find nearly as well, and resuming at the very end changes nothing."""
+    result, run = train(hues, tmp_path / "run", objective="classification", keep_epochs=True, lr=3e-3)
+    best = max(run.history(), key=lambda line: line["val_float_map"])
+    assert (result.best_epoch, result.best_map) == (best["epoch"], best["val_float_map"])
+    hasher = Hasher.from_pretrained(run.folder, device="cpu")
+    assert isinstance(hasher.network.head, ProjectionHead) and hasher.code_size == 16
+    assert "ITQ" in hasher.protocol["codes"] and hasher.scores["float_map"] == pytest.approx(result.best_map)
+    unfitted = Hasher.from_pretrained(f"{run.folder}@{best['epoch']}", device="cpu")
+    split = split_for_training(open_source(hues))
+    assert score(hasher, split) > max(score(unfitted, split), result.best_map - 0.2)
+    for name, tensor in unfitted.network.backbone.state_dict().items():
+        assert torch.equal(tensor, hasher.network.backbone.state_dict()[name])
 
 
 def test_self_supervision_learns_without_labels(hues: Path, tmp_path: Path) -> None:

@@ -116,8 +116,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     code.add_argument(
         "--through",
         choices=settings.THROUGH,
-        help="classification, multilabel: what the classifier reads; features: the pooled features, and the hash head is not "
-        f"trained; codes: the activations (default: {default.through})",
+        help="classification, multilabel: what the classifier reads; features: the pooled features, to which "
+        f"codes are fitted afterwards; codes: the activations (default: {default.through})",
     )
     code.add_argument(
         "--balance",

@@ -53,9 +53,8 @@ class HashNet(nn.Module):
         return self.head(features_ND), features_ND
 
     def activate(self, logits_NK: torch.Tensor) -> torch.Tensor:
-        """Relaxed codes for the loss: see `HashHead.activate`. Only hash heads are trained."""
-        assert isinstance(self.head, HashHead)
-        return self.head.activate(logits_NK)
+        """Relaxed codes for the loss: see `HashHead.activate`. A head that was fitted has none but its logits."""
+        return self.head.activate(logits_NK) if isinstance(self.head, HashHead) else logits_NK
 
     def use_head(self, head: ProjectionHead) -> None:
         """Take this head, which was fitted to the network's features, in place of its own."""

@@ -18,10 +18,12 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from hashret import __version__
+from hashret.data.loading import PictureLoader, row_batches
 from hashret.data.table import PictureTable
 from hashret.errors import DataError, TrainingError
 from hashret.model.device import keep_freed_memory, pick_device
 from hashret.model.hasher import Hasher, build
+from hashret.training import posthoc
 from hashret.training.augmentation import choose_preset, typical_side
 from hashret.training.diagnosis import LABEL_NOISE, SUSPECTS_NAMED, diagnose
 from hashret.training.interrupt import Interrupt, noticing_interrupts
@@ -176,6 +178,8 @@ class _Loop:
                     status = "interrupted"
                     break
                 self.end_epoch(writer)
+        if status != "interrupted" and not self.options.trains_codes and self.processes.first:
+            self.fit_codes()
         best = self.progress
         result = TrainingResult(status, best.epoch, best.best_epoch, best.best_map, best.best_hit1)
         self.record_status(result)
@@ -246,8 +250,12 @@ class _Loop:
             writer.add_scalar(f"epoch/{name}", value, self.steps())
         for name, value in {"lr": self.update.lr, **pace}.items():
             writer.add_scalar(f"train/{name}", value, self.steps())
-        if validation.map > progress.best_map:
-            progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, validation.map, validation.hit1
+        # Where codes are not trained, features are what is learned, and codes are fitted to the best of them.
+        chosen_by = (validation.map, validation.hit1)
+        if not self.options.trains_codes:
+            chosen_by = (validation.float_map, validation.float_hit1)
+        if chosen_by[0] > progress.best_map:
+            progress.best_epoch, progress.best_map, progress.best_hit1 = progress.epoch, *chosen_by
             self.save_model(validation)
         if self.options.keep_epochs:
             self.save_model(validation, epoch=progress.epoch)
@@ -306,7 +314,37 @@ class _Loop:
     def validated(self) -> Validation:
         """How good the model is now."""
         views, seed = (2, self.options.seed) if self.options.learns_from == "pictures" else (1, None)
-        return validate(self.update.kept, self.loaders.validation, self.validation_labels, views=views, seed=seed)
+        return validate(
+            self.update.kept,
+            self.loaders.validation,
+            self.validation_labels,
+            views=views,
+            seed=seed,
+            by_features=not self.options.trains_codes,
+        )
+
+    def fit_codes(self) -> None:
+        """Give the best model, whose hash head was not trained, codes that are fitted to its features (ITQ)."""
+        options = self.options
+        hasher = Hasher.from_pretrained(self.run.folder, device=self.device)
+        with PictureLoader(self.split.train, hasher.preprocess.pixels, workers=options.workers) as pictures:
+            batches = pictures.batches(row_batches(len(self.split.train), options.batch_size))
+            features_NF = np.concatenate([hasher.run_batch(pixels)[1].cpu().numpy() for _, pixels in batches])
+        principal = posthoc.principal_components(features_NF, options.code_size, options.seed)
+        hasher.network.use_head(posthoc.itq(principal, options.code_size, options.seed))
+        fitted = validate(hasher, self.loaders.validation, self.validation_labels, by_features=True)
+        hasher.protocol["codes"] = "ITQ of the features of the training pictures"
+        hasher.scores = {**fitted.as_dict(), "epoch": self.progress.best_epoch}
+        self.run.save_model(hasher)
+        _log.info(
+            "codes of %d bits fitted to the features of epoch %d: validation mAP %.4f (features %.4f), hit@1 %.4f (%.4f)",
+            options.code_size,
+            self.progress.best_epoch,
+            fitted.map,
+            fitted.float_map,
+            fitted.hit1,
+            fitted.float_hit1,
+        )
 
     def save_model(self, validation: Validation, *, epoch: int | None = None) -> None:
         """Make the present model that of the run, or of one of its epochs."""

@@ -26,7 +26,10 @@ LEVELS = 1023
 
 @dataclass(frozen=True)
 class Validation:
-    """mAP over all ranks and hit@1, both expected over tie orders, of the codes and of the float activations; the codes."""
+    """mAP over all ranks and hit@1, both expected over tie orders, of the codes and of floats beside them; the codes.
+
+    The floats are what training compares: the activations, or the features where codes are not trained.
+    """
 
     map: float
     hit1: float
@@ -60,22 +63,23 @@ def validate(
     *,
     views: int = 1,
     seed: int | None = None,
+    by_features: bool = False,
 ) -> Validation:
     """Scores of what `hasher` gives the loader's pictures, each asking for the others of its class.
 
     labels: class numbers (N,), or which labels each has (N, C): then pictures that share one belong together. views: each
-    picture comes so many times, changed at random from `seed`; its views are then what it asks for. TrainingError when the
-    network's outputs are no finite numbers.
+    picture comes so many times, changed at random from `seed`; its views are then what it asks for. by_features: the float scores
+    are those of the features, not of the activations. TrainingError when the network's outputs are no finite numbers.
     """
     rows = np.repeat(np.arange(len(labels)), views)
-    logits_NK, activations_NK = [], []
+    logits_NK, floats = [], []
     for _, pixels in loader.batches(row_batches(rows, _BATCH), seed=seed):
-        logits = hasher.run_batch(pixels)[0]
+        logits, features = hasher.run_batch(pixels)
         logits_NK.append(logits.cpu().numpy())
-        activations_NK.append(hasher.network.activate(logits).cpu().numpy())
+        floats.append((features if by_features else hasher.network.activate(logits)).cpu().numpy())
     return scores(
         np.concatenate(logits_NK),
-        np.concatenate(activations_NK),
+        np.concatenate(floats),
         np.repeat(labels, views, axis=0),
         thresholds_K=hasher.thresholds,
     )

@@ -15,7 +15,7 @@ class Classification(Objective):
     """Mean over pictures of -log softmax(W x + b)[label], x the pooled features or the activations.
 
     With `through` "features" the hash head gets no gradient at all: the pooled features are what is trained, as a float
-    baseline and as a start for other objectives, and the bits stay those of a random projection of them. With "codes" the
+    baseline and as a start for other objectives, and codes are fitted to them when training is done (ITQ). With "codes" the
     classifier reads the activations, so bits must tell the classes apart. Sources: Zhai and Wu, "Classification is a Strong
     Baseline for Deep Metric Learning", 2019 (features); Lin, Yang, Hsiao, Chen, "Deep Learning of Binary Hash Codes for Fast
     Image Retrieval", 2015 (through codes).
@@ -44,4 +44,4 @@ def read(outputs: Outputs, through: str) -> Tensor:
 
 def said(through: str) -> str:
     """The same in words."""
-    return "pooled features (the hash head is not trained)" if through == "features" else "codes"
+    return "pooled features (codes are fitted to them afterwards)" if through == "features" else "codes"

@@ -19,7 +19,7 @@ class Classified(Objective):
     def __init__(self, objective: Objective, classification: Classification, *, weight: float) -> None:
         super().__init__()
         self.objective, self.classification, self.weight = objective, classification, weight
-        self.margin = objective.margin
+        self.margin, self.margin_bits = objective.margin, objective.margin_bits
 
     def describe(self) -> str:
         """Both, and the weight."""

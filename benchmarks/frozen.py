@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +47,19 @@ def main(arguments: list[str] | None = None) -> int:
     train, test = (table.where_split(split) for split in ("train", "test"))
     of_train, of_test = (encode_table(hasher, each, what=["features"]).features for each in (train, test))
     assert of_train is not None and of_test is not None
+    rule = gallery_rule("self", test)
     given = [Representation(f"features, {hasher.feature_size} numbers", of_test, of_test)]
     for bits in SIZES:
-        given += fitted(of_train, of_test, bits)
-    results = compare(given, test, test, gallery_rule("self", test))
+        given += fitted(of_train, of_test, bits, rule.between(test, test))
+    results = compare(given, test, test, rule)
     document = {"weights": Path(options.weights).name, "results": [result.as_dict() for result in results]}
     options.out.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     return 0
 
 
-def fitted(of_train: NDArray[np.float32], of_test: NDArray[np.float32], bits: int) -> list[Representation]:
+def fitted(
+    of_train: NDArray[np.float32], of_test: NDArray[np.float32], bits: int, valid: Callable[[slice], NDArray[np.bool_]]
+) -> list[Representation]:
     """Codes of `bits` bits, by every way of fitting them."""
     learnt, own = (posthoc.principal_components(each, bits) for each in (of_train, of_test))
     heads = {f"ITQ, {bits} bits, seed {seed}": posthoc.itq(learnt, bits, seed) for seed in SEEDS}
@@ -67,7 +71,7 @@ def fitted(of_train: NDArray[np.float32], of_test: NDArray[np.float32], bits: in
         codes = binarize((of_test - head.mean.numpy()) @ head.directions.numpy().T)
         found.append(Representation(name, codes, codes, bits))
     first = found[0]
-    vectors = {"query_vectors": of_test, "gallery_vectors": of_test}
+    vectors = {"query_vectors": of_test, "gallery_vectors": of_test, "valid": valid}
     return [*found, TwoStage(f"{first.name}, two-stage 100", first.queries, first.gallery, bits, **vectors, within=100)]
 
 

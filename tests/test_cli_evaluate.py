@@ -247,4 +247,4 @@ def test_nested_codes_logits_and_two_stages_stand_beside_hash_and_float(
         assert result["scores"]["hit@1"]["expected"] == pytest.approx(
             np.mean([scores["hit@1"] for scores in scored if scores]), abs=2e-3
         )
-    assert "hamming+cosine-of-the-nearest-5" in document["results"][2]["scores"]["hit@1"]["signature"]
+    assert "hamming-5-then-cosine" in document["results"][2]["scores"]["hit@1"]["signature"]

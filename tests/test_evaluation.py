@@ -262,13 +262,15 @@ def test_two_stage_ranks_as_the_search_does(seed: int, n: int, within: int) -> N
     vectors_QD, vectors_ND = (rng.standard_normal((count, 4)).astype(np.float32) for count in (3, n))
     for vectors in (vectors_QD, vectors_ND):
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    each = TwoStage("x", codes_QB, codes_NB, 16, query_vectors=vectors_QD, gallery_vectors=vectors_ND, within=within)
-    found = each.distances(slice(0, 3))
-    for q in range(3):
+    counts = rng.random((3, n)) < 0.8
+    vectors = {"query_vectors": vectors_QD, "gallery_vectors": vectors_ND}
+    each = TwoStage("x", codes_QB, codes_NB, 16, **vectors, valid=lambda rows: counts[rows], within=within)
+    found = each.distances(slice(1, 3))
+    cosine_distances = Representation("", vectors_QD, vectors_ND).distances(slice(0, 3))
+    assert each.distance_name == f"hamming-{within}-then-cosine"
+    for q in (1, 2):
         hamming = [int(np.bitwise_count(codes_QB[q] ^ code).sum()) for code in codes_NB]
-        first = sorted(range(n), key=lambda row: (hamming[row], row))[:within]
-        cosine = vectors_ND @ vectors_QD[q]
-        wanted = sorted(first, key=lambda row: -cosine[row])
-        assert np.argsort(found[q], kind="stable")[: len(first)].tolist() == wanted
-        others = [row for row in range(n) if row not in first]
-        assert [found[q, row] for row in others] == [hamming[row] for row in others]
+        first = sorted(np.flatnonzero(counts[q]), key=lambda row: (hamming[row], row))[:within]
+        others = [row for row in np.flatnonzero(counts[q]) if row not in first]
+        assert [found[q - 1, row] for row in first] == [cosine_distances[q, row] for row in first]
+        assert [found[q - 1, row] for row in others] == [4 + hamming[row] for row in others]

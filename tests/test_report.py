@@ -23,7 +23,6 @@ pytest.importorskip("jinja2")
 
 from hashret import codes
 from hashret.data.table import PictureTable
-from hashret.evaluation.compare import Representation
 from hashret.evaluation.gallery import GalleryRule
 from hashret.metrics import retrieval_scores
 from hashret.report import analysis, bits, charts, history, labels, page, ranking, thumbnails, verdict
@@ -101,26 +100,6 @@ def test_answers_share_votes_among_the_nearest(seed: int, whole: bool, at_once: 
     assert ranking.matrix(found, [0, 1, 2]).tolist() == pytest.approx(
         np.array([[expected[a, b] for b in range(3)] for a in range(3)])
     )
-
-
-@pytest.mark.parametrize("shortlist", [1, 3, 100])
-def test_two_stages_rank_the_shortlist_by_features(shortlist: int) -> None:
-    rng = np.random.default_rng(3)
-    n = 12
-    packed, features = rng.integers(0, 4, (n, 1), dtype=np.uint8), unit(rng, n, 4)
-
-    def others(rows: slice) -> np.ndarray:
-        return ~np.eye(n, dtype=bool)[rows]
-
-    two_stage = ranking.TwoStage("", packed, packed, 8, features, features, others, shortlist)
-    distances = two_stage.distances(slice(2, 9))
-    cosines = Representation("", features, features).distances(slice(0, n))
-    for q in range(2, 9):
-        hamming = [bin(packed[q, 0] ^ packed[i, 0]).count("1") for i in range(n)]
-        near = sorted((i for i in range(n) if i != q), key=lambda i: (hamming[i], i))[:shortlist]
-        for i in range(n):
-            assert distances[q - 2, i] == (cosines[q, i] if i in near else 4 + hamming[i])
-    assert two_stage.distance_name == f"hamming-{shortlist}-then-cosine"
 
 
 # ---- bits

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     of_queries, of_gallery = np.searchsorted(rows, query_rows), np.searchsorted(rows, gallery_rows)
     representations = [Representation(name, each[of_queries], each[of_gallery], bits) for name, each, bits in vectors]
     if args.two_stage:
-        representations.insert(2, _two_stage(representations, args.two_stage))
+        representations.insert(2, _two_stage(representations, rule.between(queries, gallery), args.two_stage))
     results = compare(
         representations,
         queries,
@@ -213,7 +214,9 @@ def _activations(hasher: Hasher, logits_NK: NDArray[np.float32]) -> NDArray[np.f
     return activations_NK
 
 
-def _two_stage(representations: list[Representation], within: int) -> Representation:
+def _two_stage(
+    representations: list[Representation], valid: Callable[[slice], NDArray[np.bool_]], within: int
+) -> Representation:
     """The first representation's codes, the `within` nearest of them ranked anew by the second one's vectors."""
     from hashret.evaluation.compare import TwoStage
 
@@ -225,6 +228,7 @@ def _two_stage(representations: list[Representation], within: int) -> Representa
         codes.code_size,
         query_vectors=vectors.queries,
         gallery_vectors=vectors.gallery,
+        valid=valid,
         within=within,
     )
 

@@ -5,7 +5,7 @@ Shape suffixes: Q queries, N gallery pictures, B bytes of a code, D numbers of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,27 +47,31 @@ class Representation:
 
 @dataclass(frozen=True)
 class TwoStage(Representation):
-    """Codes, the `within` nearest of which are ranked anew by cosine of vectors; the others follow by Hamming distance."""
+    """Codes find, features rank: the `within` nearest codes, ascending by (distance, row), by cosine of vectors; then all others.
+
+    `queries` and `gallery` are codes of `code_size` bits. `valid` says which gallery pictures (rows, N) count for some queries:
+    a query does not find itself, as `hashret query --rerank` of another picture would not.
+    """
 
     query_vectors: NDArray[Any] = field(kw_only=True)
     gallery_vectors: NDArray[Any] = field(kw_only=True)
+    valid: Callable[[slice], NDArray[np.bool_]] = field(kw_only=True)
     within: int = field(kw_only=True)
 
     def distances(self, rows: slice) -> NDArray[Any]:
-        """Numbers (rows, N) that rank as the search does: 1 - cosine less 3, which is below 0, or the Hamming distance."""
-        apart_QN = super().distances(rows).astype(np.float32)
-        _, near_QR = hamming.search(
-            self.gallery, self.queries[rows], min(self.within, len(self.gallery)), self.code_size
-        )
-        vectors_QD = self.query_vectors[rows].astype(np.float32)
-        cosine_QR = np.einsum("qd,qrd->qr", vectors_QD, self.gallery_vectors[near_QR].astype(np.float32))
-        np.put_along_axis(apart_QN, near_QR, -2 - cosine_QR, axis=1)
-        return apart_QN
+        """Distances (rows, N): 1 - cosine of those found, 4 and the Hamming distance of the others."""
+        apart_QN = super().distances(rows)
+        counted_QN = np.where(self.valid(rows), apart_QN, np.iinfo(np.int32).max)
+        near_QR = np.argsort(counted_QN, axis=1, kind="stable")[:, : self.within]
+        ranked_QN = apart_QN.astype(np.float32) + np.float32(4)
+        cosine_QN = Representation("", self.query_vectors, self.gallery_vectors).distances(rows)
+        np.put_along_axis(ranked_QN, near_QR, np.take_along_axis(cosine_QN, near_QR, axis=1), axis=1)
+        return ranked_QN
 
     @property
     def distance_name(self) -> str:
         """The distance as signatures name it."""
-        return f"hamming+cosine-of-the-nearest-{self.within}"
+        return f"hamming-{self.within}-then-cosine"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hashret import codes
 from hashret.data.table import PictureTable
-from hashret.evaluation.compare import Representation, Result, compare
+from hashret.evaluation.compare import Representation, Result, TwoStage, compare
 from hashret.evaluation.gallery import GalleryRule
 from hashret.metrics import bootstrap_interval
 from hashret.report import bits, labels, ranking
@@ -193,13 +193,14 @@ def analyse(gallery: PictureTable, query_rows_Q: Integers, encodings: Encodings,
     n_bits, n_features = encodings.code_size, encodings.features_ND.shape[1]
     representations: dict[str, Representation] = {
         CODES: Representation(f"codes: {n_bits} bits, Hamming distance", *sides[CODES], n_bits),
-        TWO_STAGE: ranking.TwoStage(
+        TWO_STAGE: TwoStage(
             f"two-stage: the {SHORTLIST} nearest codes, ranked by features",
             *sides[CODES],
             n_bits,
-            *sides[FEATURES],
-            valid,
-            SHORTLIST,
+            query_vectors=sides[FEATURES][0],
+            gallery_vectors=sides[FEATURES][1],
+            valid=valid,
+            within=SHORTLIST,
         ),
         LOGITS: Representation(f"logits: {n_bits} numbers before they become bits, cosine", *sides[LOGITS]),
         FEATURES: Representation(f"features: {n_features:,} numbers, cosine", *sides[FEATURES]),

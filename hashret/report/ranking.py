@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hashret.evaluation.compare import Representation
-
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -138,35 +136,3 @@ def matrix(found: Answers, classes: list[int]) -> Floats:
         if asked in place and answered in place:
             counts[place[asked], place[answered]] = count
     return counts
-
-
-@dataclass(frozen=True)
-class TwoStage(Representation):
-    """Codes find, features rank: `shortlist` nearest codes ascending by (distance, row) and by cosine, then all others.
-
-    `queries`, `gallery` are packed codes of `code_size` bits; `features` and `gallery_features` vectors of length 1; `valid`
-    says what counts for whom. As a search with --rerank, in which a query does not find itself.
-    """
-
-    features: NDArray[np.float32] | None = None
-    gallery_features: NDArray[np.float32] | None = None
-    valid: Callable[[slice], NDArray[np.bool_]] | None = None
-    shortlist: int = 100
-
-    def distances(self, rows: slice) -> NDArray[Any]:
-        """Distances (rows, N): 1 - cosine inside the shortlist, outside 4 and the Hamming distance."""
-        assert self.features is not None and self.gallery_features is not None and self.valid is not None
-        hamming_QN, valid_QN = super().distances(rows), self.valid(rows)
-        pairs = Pairs(lambda some: hamming_QN[some], lambda some: valid_QN[some], *hamming_QN.shape)
-        found = nearest(pairs, self.shortlist)
-        distances_QN = hamming_QN.astype(np.float32) + np.float32(4)
-        cosine_QN = Representation("", self.features, self.gallery_features).distances(rows)
-        query, place = np.nonzero(found.rows_QK >= 0)
-        column = found.rows_QK[query, place]
-        distances_QN[query, column] = cosine_QN[query, column]
-        return distances_QN
-
-    @property
-    def distance_name(self) -> str:
-        """The distance as signatures name it."""
-        return f"hamming-{self.shortlist}-then-cosine"

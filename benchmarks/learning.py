@@ -88,9 +88,7 @@ def run_recipe(study: Study, recipe: Recipe, data: str, options: argparse.Namesp
             command = ["hashret", "train", "--resume", str(folder)]
         if not _run(command):
             return False
-    return _run(
-        shlex.split(f"hashret evaluate --model {folder} --data {data} {study.evaluate} --out {scores}"), quietly=True
-    )
+    return _run(shlex.split(f"hashret evaluate --model {folder} --data {data} {study.evaluate} --out {scores}"))
 
 
 def command_of(study: Study, recipe: Recipe) -> str:
@@ -107,10 +105,10 @@ def _where(recipe: Recipe, data: str, options: argparse.Namespace, folder: Path)
     return ["--data", data, *weights, "--runs", str(folder.parent), "--exp-name", folder.name]
 
 
-def _run(command: list[str], *, quietly: bool = False) -> bool:
-    """Whether a command went well; hashret is the one of this Python."""
+def _run(command: list[str]) -> bool:
+    """Whether a command went well; hashret is the one of this Python. What it says on standard error is shown."""
     first = [sys.executable, "-m", "hashret"] if command[0] == "hashret" else [sys.executable]
-    done = subprocess.run([*first, *command[1:]], stdout=subprocess.DEVNULL if quietly else sys.stderr, check=False)
+    done = subprocess.run([*first, *command[1:]], stdout=subprocess.DEVNULL, check=False)
     return done.returncode == 0
 
 

@@ -22,8 +22,9 @@ from tqdm import tqdm
 from hashret.data.loading import PictureLoader
 from hashret.data.samplers import PKSampler
 from hashret.data.sources import open_source
+from hashret.model.device import keep_freed_memory
 from hashret.model.hasher import Hasher, build
-from hashret.training.augmentation import augmentation
+from hashret.training.augmentation import augmentation, choose_preset, typical_side
 from hashret.training.splits import split_for_training
 
 
@@ -40,6 +41,7 @@ def plain_triplet_loss(u_DK: Tensor, labels_D: Tensor, margin: float) -> Tensor:
 def train(options: argparse.Namespace) -> Hasher:
     """A Hasher after the last epoch."""
     torch.manual_seed(options.seed)
+    keep_freed_memory()
     split = split_for_training(open_source(options.data), validation=options.validation, seed=options.seed)
     labels_N = split.train.class_ids()[0]
     hasher = build(
@@ -53,10 +55,13 @@ def train(options: argparse.Namespace) -> Hasher:
     network = hasher.network
     head = nn.Linear(network.feature_size, options.code_size)
     optimizer = torch.optim.Adam([*network.backbone.parameters(), *head.parameters()], lr=options.lr)
-    sampler = PKSampler(labels_N, classes_per_batch=16, pictures_per_class=8, seed=options.seed)
+    sampler = PKSampler(labels_N, classes_per_batch=options.classes_per_batch, pictures_per_class=8, seed=options.seed)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * len(sampler))
     network.train()
-    with PictureLoader(split.train, augmentation(options.augment, hasher.preprocess)) as loader:
+    side = typical_side(split.train, "squash")
+    preset, _ = choose_preset(options.augment, split.train, options.image_size, side)
+    make, augment, _ = augmentation(preset, hasher.preprocess, side)
+    with PictureLoader(split.train, make, augment=augment) as loader:
         for epoch in range(options.epochs):
             batches = list(sampler.epoch(epoch))
             pictures = loader.batches(batches, seed=[options.seed, epoch])
@@ -91,8 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--code-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--classes-per-batch", type=int, default=16)
     parser.add_argument("--margin", type=float, default=8.0)
-    parser.add_argument("--augment", default="standard")
+    parser.add_argument("--augment", default="auto")
     parser.add_argument("--validation", type=float, default=0.15)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

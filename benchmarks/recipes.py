@@ -94,4 +94,40 @@ STUDIES = (
         _cars(),
         frozen=True,
     ),
+    Study(
+        "cifar10",
+        "CIFAR-10, all classes known",
+        'Protocol "cifar10-2": the 50,000 training pictures (as lossy JPEG) are trained on and are the '
+        "gallery, 5 % of them held out to choose the epoch; each of the 10,000 test pictures queries the gallery, "
+        "mAP over all of it.",
+        "--backbone resnet18 --image-size 32 --weights none --validation 0.05 --objective cosine --lr 0.003",
+        "--split test --gallery-split train --two-stage 100 --logits",
+        (
+            Recipe(BEST, "cosine, 4 epochs on a processor", "--epochs 4"),
+            Recipe(BEST, "cosine, 100 epochs on a GPU", "--epochs 100 --batch-size 512 --amp on --device cuda"),
+        ),
+    ),
+    Study(
+        "omniglot",
+        "Omniglot, unseen alphabets",
+        "Handwritten characters, 20 drawings each: trained on the five alphabets of the first small background "
+        "set, of whose characters 15 % are held out to choose the epoch; each of the 2,120 drawings of three other alphabets "
+        "queries all the others.",
+        "--backbone resnet18 --image-size 48 --weights none --epochs 30",
+        "--split test --two-stage 100 --logits --controls on",
+        (
+            Recipe(OBJECTIVES, "default"),
+            Recipe(OBJECTIVES, "classification", "--objective classification --batch-size 64"),
+        ),
+    ),
+    Study(
+        "turntable",
+        "Rendered cars, unseen models",
+        "`hashret data turntable --out cars`: 24 views, four times of day; near views of the query left out (same paint "
+        "and time of day within 30 degrees). Controls: raw pixels and an untrained network.",
+        "--backbone resnet18 --image-size 80 --weights none --epochs 14 --classes-per-batch 8 --pictures-per-class 4 "
+        "--augment light",
+        "--split test --two-stage 100 --logits --controls on",
+        (Recipe(OBJECTIVES, "default"),),
+    ),
 )

@@ -28,6 +28,12 @@ from recipes import LENGTHS, STUDIES, Recipe, Study
 
 HERE = Path(__file__).parent
 PACKAGES = ("hashret", "torch", "torchvision", "numpy")
+FITTED = {
+    "frozen": "Features that were not trained, and codes fitted to them",
+    "trained": "Features that were trained by classification, and codes fitted to them",
+}
+TRAINED = "classification_64_seed0"
+"""The run whose features codes are fitted to."""
 SECTIONS = {
     "steps": "The default recipe, step by step",
     "objectives": "Objectives under one budget",
@@ -67,11 +73,14 @@ def main(arguments: list[str] | None = None) -> int:
 def run_study(study: Study, data: str, options: argparse.Namespace) -> bool:
     """Run the rows of a study that are asked for; whether all went well."""
     well = True
-    if study.frozen and (options.only or "frozen") in "frozen" and options.weights:
-        well = frozen(study, data, options)
     for recipe in {recipe.folder: recipe for recipe in study.recipes}.values():
         if any((options.only or "") in words for words in (recipe.section, recipe.name, recipe.folder)):
             well = run_recipe(study, recipe, data, options) and well
+    if study.fitted and (options.only or "fitted") in "fitted":
+        runs = options.runs / study.name
+        for out, weights in {"frozen": options.weights, "trained": runs / TRAINED}.items():
+            if weights is not None and Path(weights).exists():
+                well = run_fitted(study, data, str(weights), runs / f"{out}.json") and well
     return well
 
 
@@ -83,7 +92,8 @@ def run_recipe(study: Study, recipe: Recipe, data: str, options: argparse.Namesp
         return True
     print(f"{study.name}: {recipe.name}, {recipe.bits} bits, seed {recipe.seed}", file=sys.stderr)
     if not (folder / "model.safetensors").exists() or _status(folder) in ("running", "interrupted"):
-        command = [*shlex.split(command_of(study, recipe)), *_where(recipe, data, options, folder)]
+        command = shlex.split(command_of(study, recipe))
+        command += _where(recipe, command, data, options, folder)
         if (folder / "run.json").exists():
             command = ["hashret", "train", "--resume", str(folder)]
         if not _run(command):
@@ -98,8 +108,8 @@ def command_of(study: Study, recipe: Recipe) -> str:
     return " ".join([*filter(None, words), *([f"--seed {recipe.seed}"] if recipe.seed else [])])
 
 
-def _where(recipe: Recipe, data: str, options: argparse.Namespace, folder: Path) -> list[str]:
-    weights = ["--weights", options.weights] if options.weights else []
+def _where(recipe: Recipe, command: list[str], data: str, options: argparse.Namespace, folder: Path) -> list[str]:
+    weights = ["--weights", options.weights] if options.weights and "--weights" not in command else []
     if recipe.program == "plain":
         return ["--data", data, *weights, "--out", str(folder)]
     return ["--data", data, *weights, "--runs", str(folder.parent), "--exp-name", folder.name]
@@ -117,14 +127,13 @@ def _status(folder: Path) -> str | None:
     return json.loads(run.read_text("utf-8"))["status"] if run.exists() else None
 
 
-def frozen(study: Study, data: str, options: argparse.Namespace) -> bool:
-    """Score the weights as they are, in a process of its own."""
-    out = options.runs / study.name / "frozen.json"
+def run_fitted(study: Study, data: str, weights: str, out: Path) -> bool:
+    """Score features of these weights, and codes fitted to them, unless that is done."""
     if out.exists():
         return True
     out.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{study.name}: frozen features", file=sys.stderr)
-    words = f"python {HERE / 'frozen.py'} {study.shared} --data {data} --weights {options.weights} --out {out}"
+    print(f"{study.name}: codes fitted to {out.stem} features", file=sys.stderr)
+    words = f"python {HERE / 'fitted.py'} {study.shared} --data {data} --weights {weights} --out {out}"
     return _run(shlex.split(words))
 
 
@@ -134,14 +143,17 @@ def frozen(study: Study, data: str, options: argparse.Namespace) -> bool:
 def gathered(study: Study, runs: Path) -> dict[str, Any]:
     """A study's rows with what is there of them."""
     rows = [{**vars(recipe), **_outcome(study, recipe, runs)} for recipe in study.recipes]
-    still = runs / study.name / "frozen.json"
     return {
         "name": study.name,
         "title": study.title,
         "rule": study.rule,
-        "frozen": json.loads(still.read_text("utf-8"))["results"] if still.exists() else None,
+        "fitted": {name: _read(runs / study.name / f"{name}.json") for name in FITTED if study.fitted},
         "rows": rows,
     }
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text("utf-8")) if file.exists() else None
 
 
 def _outcome(study: Study, recipe: Recipe, runs: Path) -> dict[str, Any]:
@@ -189,9 +201,13 @@ def as_markdown(document: dict[str, Any]) -> str:
     ]
     for study in document["studies"]:
         lines += [f"## {study['title']}", "", study["rule"], ""]
-        if study["frozen"]:
-            lines += ["### Features that were not trained", "", "| | hit@1 | mAP@all |", "|---|---|---|"]
-            lines += [f"| {result['name']} | {_hit(result)} | {_map(result)} |" for result in study["frozen"]]
+        for name, scored in study["fitted"].items():
+            lines += [f"### {FITTED[name]}", ""]
+            if scored is None:
+                lines += ["Not run: `python benchmarks/learning.py --only fitted`", ""]
+                continue
+            lines += ["| | hit@1 | mAP@all |", "|---|---|---|"]
+            lines += [f"| {result['name']} | {_hit(result)} | {_map(result)} |" for result in scored["results"]]
             lines += [""]
         for section, title in SECTIONS.items():
             rows = [row for row in study["rows"] if row["section"] == section]

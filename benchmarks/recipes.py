@@ -11,7 +11,7 @@ from dataclasses import dataclass
 STEPS, OBJECTIVES, LENGTHS, BEST = "steps", "objectives", "lengths", "best"
 
 
-@dataclass(frozen=True)
+@dataclass(fitted=True)
 class Recipe:
     """One training: the name of its row, and the flags that are its own.
 
@@ -32,7 +32,7 @@ class Recipe:
         return f"{'-'.join(words)}_{self.bits}_seed{self.seed}"
 
 
-@dataclass(frozen=True)
+@dataclass(fitted=True)
 class Study:
     """Recipes on one set of pictures: `shared` flags that all have, `rule` what is scored."""
 
@@ -42,8 +42,8 @@ class Study:
     shared: str
     evaluate: str
     recipes: tuple[Recipe, ...]
-    frozen: bool = False
-    """Whether the untrained weights are scored too, as they are and through codes that were fitted to them."""
+    fitted: bool = False
+    """Whether features are scored too, untrained ones and trained ones, and codes that are fitted to them without labels."""
 
 
 FIRST = "--objective triplet --margin 8 --pictures-per-class 8 --mining batch-all"
@@ -92,7 +92,7 @@ STUDIES = (
         "--backbone mobilenet_v2 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --image-size 96 --epochs 12",
         "--split test --two-stage 100 --logits",
         _cars(),
-        frozen=True,
+        fitted=True,
     ),
     Study(
         "cifar10",

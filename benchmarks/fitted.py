@@ -1,9 +1,9 @@
-"""How good are features of ImageNet weights as they are, and codes that are fitted to them without labels?
+"""How good are the features that a network has, and codes that are fitted to them without labels?
 
 Codes are fitted to the training pictures by ITQ (three seeds), the signs of principal components, and random directions; and by
 ITQ to the searched pictures themselves, as `hashret index` without a model does. `hashret evaluate`'s scores, all in one run.
 
-Run: python benchmarks/frozen.py --data cars.csv --weights FILE --backbone mobilenet_v2 --image-size 96 --out frozen.json
+Run: python benchmarks/fitted.py --data cars.csv --weights FILE --backbone mobilenet_v2 --image-size 96 --out fitted.json
 """
 
 from __future__ import annotations

@@ -155,3 +155,23 @@ def test_bfloat16_is_close_to_float32() -> None:
     logits = [updater(amp=amp).outputs(PIXELS).logits_DK for amp in ("off", "on")]
     assert logits[1].dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(*logits).min() > 0.99
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_codes_move_the_backbone_by_their_share(share: float) -> None:
+    """The head's own gradients, what it gives, and what the features' other readers say stay the same."""
+    made = updater(code_gradient=share)
+    whole = updater()
+    pictures = made.hasher.preprocess.normalise(PIXELS)
+    gradients = []
+    for each in (made, whole):
+        logits, _ = each.network(pictures)
+        logits.square().mean().backward()
+        gradients.append({name: p.grad for name, p in each.network.named_parameters()})
+    for name, gradient in gradients[1].items():
+        expected = gradient if name.startswith("head.") else share * gradient
+        torch.testing.assert_close(gradients[0][name], expected, rtol=1e-4, atol=1e-6)
+    _, features = made.network(pictures)
+    made.network.zero_grad()
+    features.mean().backward()
+    assert all(p.grad.abs().sum() > 0 for name, p in made.network.backbone.named_parameters() if "conv" in name)

@@ -70,7 +70,7 @@ def unseen_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 TINY = [
     "--backbone", "squeezenet1_1", "--image-size", "32", "--code-size", "16", "--epochs", "2", "--classes-per-batch", "4",
-    "--pictures-per-class", "3", "--lr", "3e-4", "--augment", "light", "--device", "cpu", "--workers", "0",
+    "--pictures-per-class", "3", "--lr", "1e-3", "--augment", "light", "--device", "cpu", "--workers", "0",
     "--cache", "off",
 ]  # fmt: skip
 """Flags of `hashret train` with which the small sets train in a second."""

@@ -254,7 +254,7 @@ def test_ctrl_c_saves_and_resume_goes_on(hashret: Callable, closed_set: Path, tm
     assert listed[:2] == ["a", "interrupted"] and listed[2].endswith(f"/{epochs}")
 
     for flags, flag in (
-        (["--lr", "1e-3"], "--lr"),  # the default, but not this run's
+        (["--lr", "3e-3"], "--lr"),
         (["--data", closed_set], "--data"),
         (["--label-map", "x.csv"], "--label-map"),
         (["--exp-name", "b"], "--exp-name"),
@@ -269,7 +269,7 @@ def test_ctrl_c_saves_and_resume_goes_on(hashret: Callable, closed_set: Path, tm
     assert (status, out) == (1, "") and "is being trained by another process; wait" in err
 
     # By its name; settings that are the run's own may be repeated; where it is computed may change.
-    again = ["--runs", run.parent, "--resume", "a", "--lr", "3e-4", "--workers", 0, "--json"]
+    again = ["--runs", run.parent, "--resume", "a", "--lr", "1e-3", "--workers", 0, "--json"]
     status, out, err = hashret("train", *again)
     assert status == 0, err
     assert json.loads(out)["status"] == "done" and json.loads(out)["epochs"] == epochs
@@ -351,7 +351,7 @@ def test_runs_lists_them_best_first_whatever_became_of_them(hashret: Callable, t
     assert scores == sorted(scores, reverse=True)
     assert by_name["whole"] == {
         "run": "whole", "status": "done", "epochs": "2/2", "best": document["result"]["best_epoch"],
-        "val_map": document["result"]["best_map"], "val_hit1": document["result"]["best_hit1"], "bits": 16, "margin": 24.0,
+        "val_map": document["result"]["best_map"], "val_hit1": document["result"]["best_hit1"], "bits": 16, "objective": "triplet", "margin": 24.0,
         "backbone": "squeezenet1_1", "task": "closed", "validation": document["validation"], "data": "hues",
         "findings": [],
     }  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hashret.cli.options import add_json_argument, print_json, text_table
-from hashret.errors import TrainingError
+from hashret.errors import HashretError, TrainingError
 
 if TYPE_CHECKING:
     from hashret.training.runs import Run
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 Example:  hashret runs --runs runs
 
-One line a run, the best validation mAP first. Scores of runs compare only when data, task and validation are the same.
+One line a run, the best validation mAP first: of codes, or of features where codes are not trained. Scores of runs compare
+only when data, task and validation are the same.
 The last column names what the log shows to have gone wrong; docs/health.md says what to do."""
 
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         "val_map",
         "val_hit1",
         "bits",
+        "objective",
         "margin",
         "backbone",
         "task",
@@ -67,15 +69,17 @@ def _summary(run: Run) -> dict[str, Any]:
     except (TrainingError, OSError, ValueError):
         document, history = {"status": "unreadable"}, []
     options = document.get("options", {})
-    best = max(history, key=lambda line: line["val_map"], default={})
+    of = "val_" if _trains_codes(options) else "val_float_"
+    best = max(history, key=lambda line: line[f"{of}map"], default={})
     return {
         "run": run.folder.name,
         "status": document["status"],
         "epochs": f"{max((line['epoch'] for line in history), default=0)}/{options['epochs']}" if options else None,
         "best": best.get("epoch"),
-        "val_map": best.get("val_map"),
-        "val_hit1": best.get("val_hit1"),
+        "val_map": best.get(f"{of}map"),
+        "val_hit1": best.get(f"{of}hit1"),
         "bits": options.get("code_size"),
+        "objective": options.get("objective"),
         "margin": document.get("margin"),
         "backbone": options.get("backbone"),
         "task": document.get("task"),
@@ -83,6 +87,16 @@ def _summary(run: Run) -> dict[str, Any]:
         "data": document.get("data"),
         "findings": [finding.cause for finding in found_in(document, history)],
     }
+
+
+def _trains_codes(options: dict[str, Any]) -> bool:
+    """Whether a run's epochs are compared by their codes; also of a run of another version, whose settings are unknown."""
+    from hashret.training.options import TrainingOptions
+
+    try:
+        return TrainingOptions.from_dict(options).trains_codes
+    except (HashretError, TypeError):
+        return True
 
 
 def _cell(column: str, value: Any) -> str:

@@ -351,7 +351,8 @@ def test_runs_lists_them_best_first_whatever_became_of_them(hashret: Callable, t
     assert scores == sorted(scores, reverse=True)
     assert by_name["whole"] == {
         "run": "whole", "status": "done", "epochs": "2/2", "best": document["result"]["best_epoch"],
-        "val_map": document["result"]["best_map"], "val_hit1": document["result"]["best_hit1"], "bits": 16, "objective": "triplet", "margin": 24.0,
+        "val_map": document["result"]["best_map"], "val_hit1": document["result"]["best_hit1"], "bits": 16,
+            "objective": "triplet", "margin": 24.0,
         "backbone": "squeezenet1_1", "task": "closed", "validation": document["validation"], "data": "hues",
         "findings": [],
     }  # fmt: skip

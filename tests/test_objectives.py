@@ -490,7 +490,8 @@ def test_the_phrases() -> None:
 
 CHANGED: dict[str, Any] = {
     "margin": 8.0, "mining": "hard", "hinge": "softplus", "sign_weight": 1.0, "proxy_weight": 1.0, "memory": 64,
-    "temperature": 0.1, "through": "codes", "classify": 0.5, "classify_first": 2.0, "batch_size": 64, "classes_per_batch": 4,
+    "temperature": 0.1, "through": "codes", "classify": 0.5, "code_gradient": 0.0, "classify_first": 2.0, "batch_size": 64,
+    "classes_per_batch": 4,
     "pictures_per_class": 4,
 }  # fmt: skip
 

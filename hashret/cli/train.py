@@ -154,6 +154,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default: {default.classify:g})",
     )
     code.add_argument(
+        "--code-gradient",
+        type=float,
+        metavar="SHARE",
+        help="how much of what codes want reaches the backbone; 0: with --classify, the classifier alone shapes the "
+        f"features, and the head learns codes of them (default: {default.code_gradient:g})",
+    )
+    code.add_argument(
         "--classify-first",
         type=float,
         metavar="EPOCHS",

@@ -40,6 +40,7 @@ READ_BY = {
     "memory": ("triplet",),
     "temperature": ("self",),
     "classify": ("triplet", "cosine", "central", "dtsh"),
+    "code_gradient": ("triplet", "cosine", "central", "dtsh"),
     "classify_first": ("triplet", "cosine", "central", "dtsh"),
     "through": ("classification", "multilabel"),
 }
@@ -64,6 +65,7 @@ class TrainingOptions:
     quantisation: float = 0.0
     nested: bool = False
     classify: float = 0.0
+    code_gradient: float = 1.0
     classify_first: float = 0.0
     backbone: str = "resnet18"
     weights: str = "none"
@@ -152,6 +154,8 @@ class TrainingOptions:
         ):
             if not 0 < factor < math.inf:
                 raise UsageError(f"{flag} is {factor}; it must be above 0 and finite")
+        if not 0 <= self.code_gradient <= 1:
+            raise UsageError(f"--code-gradient is {self.code_gradient}; it is a share, from 0 to 1")
         if not 0 < self.layer_decay <= 1:
             raise UsageError(f"--layer-decay is {self.layer_decay}; it must be above 0 and at most 1")
         if not 0 <= self.ema < 1:

@@ -47,6 +47,7 @@ class Updater:
         self.hasher, self.objective, self.options, self.device = hasher, objective.to(device), options, device
         self.network = hasher.network.to(device)
         self.network.to(memory_format=torch.channels_last)
+        self.network.code_gradient = options.code_gradient
         # Compiled, it is the same module with the same parameters under the same names.
         self.forward = torch.compile(self.network) if options.compile else self.network
         self.steps = options.epochs * steps_an_epoch

@@ -378,6 +378,12 @@ def test_small_activations_without_decay_are_not_the_decay() -> None:
     assert causes(*history, weight_decay=30.0) == ["weight decay too large"]
 
 
+def test_few_updates_are_not_a_low_rate() -> None:
+    assert causes(*(line(epoch, updates=4, turn=0.4) for epoch in (1, 2)), epochs=2) == []
+    assert causes(*(line(epoch, updates=4, turn=0.01) for epoch in (1, 2)), epochs=2) == ["learning rate too low"]
+    assert causes(*(line(epoch, updates=400, turn=0.01) for epoch in (1, 2)), epochs=50) == []
+
+
 def test_codes_are_judged_once_they_are_trained() -> None:
     untrained = {"turn": 0.0, "turn_max": 0.0, "dead": [1], "dead_bits": 1, "effective_bits": 1.0, "agreement": 0.3}
     history = [line(epoch, **untrained) for epoch in (1, 2, 3, 4)]

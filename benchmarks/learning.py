@@ -35,7 +35,7 @@ FITTED = {
 TRAINED = "classification_64_seed0"
 """The run whose features codes are fitted to."""
 SECTIONS = {
-    "steps": "The default recipe, step by step",
+    "steps": "Triplets, step by step",
     "objectives": "Objectives under one budget",
     "lengths": "Code sizes, three seeds",
     "best": "As high as it gets in two hours of this processor",

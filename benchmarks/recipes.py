@@ -1,7 +1,6 @@
 """What is trained to be compared: studies, and the recipes of each, as flags of `hashret train`.
 
-The default recipe is what remains when all its steps are taken; it and the order of the steps were chosen on validation
-classes. Every row of a study has the same pictures, input size, epochs and weights to start from.
+Every row of a study has the same pictures, input size, epochs and weights to start from.
 """
 
 from __future__ import annotations
@@ -46,14 +45,16 @@ class Study:
     """Whether features are scored too, untrained ones and trained ones, and codes that are fitted to them without labels."""
 
 
-FIRST = "--objective triplet --margin 8 --pictures-per-class 8 --mining batch-all"
 DEFAULT = ""
 """Nothing: the default recipe is what `hashret train` does when it is told nothing."""
+OWN_FEATURES = "--pictures-per-class 4 --classify 1 --code-gradient 0 --sign-weight 1"
+"""A classifier shapes the features, and the head learns codes of them by triplets."""
 
 
 def _cars() -> tuple[Recipe, ...]:
     finalists = {
         "default": DEFAULT,
+        "triplets of a classifier's features": OWN_FEATURES,
         "cosine, classifier beside": "--objective cosine --classify 1",
         "nested": "--nested",
     }
@@ -66,9 +67,15 @@ def _cars() -> tuple[Recipe, ...]:
     )
     return (
         Recipe(STEPS, "plain loop, margin 8", program="plain"),
-        Recipe(STEPS, "hashret's head and batches, margin 8", FIRST),
-        Recipe(STEPS, "default"),
-        Recipe(OBJECTIVES, "classification", "--objective classification"),
+        Recipe(STEPS, "hashret's head, margin 8", "--margin 8"),
+        Recipe(STEPS, "default", DEFAULT),
+        Recipe(STEPS, "4 pictures a class", "--pictures-per-class 4"),
+        Recipe(STEPS, "and a classifier beside", "--pictures-per-class 4 --classify 1"),
+        Recipe(STEPS, "and it alone moves the backbone", "--pictures-per-class 4 --classify 1 --code-gradient 0"),
+        Recipe(STEPS, "triplets of a classifier's features", OWN_FEATURES),
+        Recipe(STEPS, "and both sides of the mirror", f"{OWN_FEATURES} --mirror"),
+        Recipe(OBJECTIVES, "classification", "--objective classification --batch-size 64"),
+        Recipe(OBJECTIVES, "classification, mirrored", "--objective classification --batch-size 64 --mirror"),
         Recipe(OBJECTIVES, "default"),
         Recipe(OBJECTIVES, "triplet, semi-hard", "--mining semi-hard"),
         Recipe(OBJECTIVES, "triplet, hard", "--mining hard"),

@@ -14,7 +14,7 @@ import pytest
 TARGET = "aarch64-unknown-linux-gnu"
 
 PROGRAM = f"""
-import re, sys
+import os, re, sys
 import llvmlite.binding as llvm
 import numba
 import numpy as np
@@ -42,7 +42,8 @@ code = re.sub(r"target triple = .*", 'target triple = "{TARGET}"', code)
 module = llvm.parse_assembly(re.sub(r'"target-(cpu|features)"="[^"]*"', "", code))
 passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
 passes.getModulePassManager().run(module, passes)
-print(machine.emit_assembly(module))
+print(machine.emit_assembly(module), flush=True)
+os._exit(0)  # Python would free LLVM's objects in any order, and once in many times one that another still uses
 """
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 STEPS, OBJECTIVES, LENGTHS, BEST = "steps", "objectives", "lengths", "best"
 
 
-@dataclass(fitted=True)
+@dataclass(frozen=True)
 class Recipe:
     """One training: the name of its row, and the flags that are its own.
 
@@ -31,7 +31,7 @@ class Recipe:
         return f"{'-'.join(words)}_{self.bits}_seed{self.seed}"
 
 
-@dataclass(fitted=True)
+@dataclass(frozen=True)
 class Study:
     """Recipes on one set of pictures: `shared` flags that all have, `rule` what is scored."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from pathlib import Path
 # Set before torch or numba is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and so would every program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

@@ -196,7 +196,7 @@ def as_markdown(document: dict[str, Any]) -> str:
         "",
         "hit@1 and mAP@all are exact under ties; ± is half of the 95 % interval over queries. *activations*: the float numbers "
         "whose signs are the code, by cosine. *features*: pooled, by cosine. *two-stage*: the 100 nearest codes "
-        "ranked by features.",
+        "ranked by features. Minutes are those of the run, whatever else the machine did meanwhile.",
         "",
     ]
     for study in document["studies"]:

@@ -586,10 +586,13 @@ def test_what_does_not_go_together_is_one_sentence(
         assert not (tmp_path / "i").exists() and not (tmp_path / "i.unfinished").exists()
 
 
+@pytest.mark.parametrize(
+    "network", [["--backbone", "squeezenet1_1", "--image-size", 32], []], ids=["said", "the run's own"]
+)
 def test_codes_on_the_features_of_a_trained_run(
-    hashret: Callable, closed_set: Path, tiny_run: Path, tmp_path: Path
+    hashret: Callable, closed_set: Path, tiny_run: Path, tmp_path: Path, network: list[object]
 ) -> None:
-    words = ["--backbone", "squeezenet1_1", "--weights", tiny_run, "--image-size", 32, "--code-size", 32, *CPU]
+    words = [*network, "--weights", tiny_run, "--code-size", 32, *CPU]
     assert hashret("index", closed_set, "--out", tmp_path / "i", *words).status == 0
     trained = Hasher.from_pretrained(tiny_run, device="cpu")
     features = encode_table(trained, open_source(closed_set), what=("features",), workers=0).features

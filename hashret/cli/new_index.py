@@ -86,7 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         metavar="BITS",
         help="auto, or 1 to 1024; auto: the fewest of 64, 128 and 256 that keep enough of the float neighbours (default: auto)",
     )
-    fitted.add_argument("--backbone", help=f"any torchvision classification model (default: {BACKBONE})")
+    fitted.add_argument(
+        "--backbone", help=f"any torchvision classification model (default: {BACKBONE}; of --weights RUN its own)"
+    )
     fitted.add_argument(
         "--weights", metavar="imagenet|FILE|RUN", help=f"where the backbone learnt to see (default: {WEIGHTS})"
     )
@@ -165,12 +167,13 @@ def pretrained(args: argparse.Namespace) -> Hasher:
     from hashret.model.hasher import build
 
     weights = args.weights or WEIGHTS
+    backbone, image_size = _network_of(weights)
     try:
         return build(
-            args.backbone or BACKBONE,
+            args.backbone or backbone,
             1,
             weights=weights,
-            image_size=args.image_size or IMAGE_SIZE,
+            image_size=args.image_size or image_size,
             head="projection",
             mean=args.mean,
             std=args.std,
@@ -184,6 +187,17 @@ def pretrained(args: argparse.Namespace) -> Hasher:
             f"{str(error).partition('; ')[0]}; give --weights FILE (a .safetensors or .pth file of the backbone), --embeddings "
             "NPY from any other network, or --model RUN"
         ) from error
+
+
+def _network_of(weights: str) -> tuple[str, int]:
+    """Backbone and size of pictures of a run that is given as weights; without one, what is taken where nothing is asked for."""
+    from hashret.model.folder import read_model, resolve_model
+
+    try:
+        config = {} if weights == WEIGHTS else read_model(resolve_model(weights))[0]
+        return str(config["architecture"]["backbone"]), int(config["preprocessing"]["image_size"])
+    except (ModelError, KeyError, TypeError):  # no run; building the network says what is wrong with other weights
+        return BACKBONE, IMAGE_SIZE
 
 
 def fit(args: argparse.Namespace, encoded: Encoded, hasher: Hasher | None, name: str, noun: str) -> Made:

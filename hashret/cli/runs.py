@@ -70,7 +70,7 @@ def _summary(run: Run) -> dict[str, Any]:
         document, history = {"status": "unreadable"}, []
     options = document.get("options", {})
     of = "val_" if _trains_codes(options) else "val_float_"
-    best = max(history, key=lambda line: line[f"{of}map"], default={})
+    best = max(history, key=lambda line: line.get(f"{of}map", 0.0), default={})
     return {
         "run": run.folder.name,
         "status": document["status"],

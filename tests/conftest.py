@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -47,6 +47,29 @@ def settle(place: Path) -> None:
     last = max(path.stat().st_ctime_ns for path in place.rglob("*.png"))
     while time.time_ns() <= last + following._FINE_TICK_NS:
         time.sleep(0.01)
+
+
+@pytest.fixture
+def ctrl_c_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has Ctrl-C come right after an update of training: the n-th from the call on."""
+    from hashret.training.updates import Updater
+
+    step = Updater.__call__
+
+    def after(updates: int) -> None:
+        seen = 0
+
+        def step_then_ctrl_c(self: Updater, *args: Any) -> Any:
+            nonlocal seen
+            update = step(self, *args)
+            seen += 1
+            if seen == updates:
+                os.kill(os.getpid(), signal.SIGINT)
+            return update
+
+        monkeypatch.setattr(Updater, "__call__", step_then_ctrl_c)
+
+    return after
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +138,11 @@ def test_self_supervision_learns_without_labels(hues: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["triplet, hard, all parts", "cosine, nested", "classification through codes"])
-def test_resuming_is_exact(hues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_resuming_is_exact(hues: Path, tmp_path: Path, kind: str, ctrl_c_after: Callable[[int], None]) -> None:
     """With memory, proxies, class codes and a classifier, in the middle of an epoch."""
     changes = {**KINDS[kind], "epochs": 3}
     _, whole = train(hues, tmp_path / "whole", **changes)
-    seen = 0
-    step = loop.Updater.__call__
-
-    def step_then_ctrl_c(self: loop.Updater, *args: Any) -> Any:
-        nonlocal seen
-        update = step(self, *args)
-        seen += 1
-        if seen == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-        return update
-
-    monkeypatch.setattr(loop.Updater, "__call__", step_then_ctrl_c)
+    ctrl_c_after(5)
     result, run = train(hues, tmp_path / "parts", **changes)
     assert result.status == "interrupted"
     again = loop.train(open_source(hues), TrainingOptions.from_dict(run.read()["options"]), run, resume=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,21 +98,10 @@ def test_loader_processes_change_nothing(closed_set: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("batches", [1, 5, 6])
 def test_resuming_is_exact_wherever_the_run_was_stopped(
-    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+    closed_set: Path, tmp_path: Path, batches: int, ctrl_c_after: Callable[[int], None]
 ) -> None:
     whole = train(closed_set, tmp_path / "whole", epochs=3, optimizer="adam")[1]
-    seen = 0
-    step = loop.Updater.__call__
-
-    def step_then_ctrl_c(self: loop.Updater, *args: Any) -> Any:
-        nonlocal seen
-        update = step(self, *args)
-        seen += 1
-        if seen == batches:
-            os.kill(os.getpid(), signal.SIGINT)
-        return update
-
-    monkeypatch.setattr(loop.Updater, "__call__", step_then_ctrl_c)
+    ctrl_c_after(batches)
     result, run = train(closed_set, tmp_path / "parts", epochs=3, optimizer="adam")
     assert result.status == "interrupted" and run.state_path.exists() and run.read()["status"] == "interrupted"
     options = TrainingOptions.from_dict(json.loads(json.dumps(run.read()["options"])))
@@ -390,23 +377,13 @@ def test_another_seed_finds_the_same_cache_of_training_pictures(
 
 
 def test_a_run_goes_on_exactly_when_its_cache_is_gone(
-    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctrl_c_after: Callable[[int], None]
 ) -> None:
     monkeypatch.setattr(cache, "user_cache", lambda: tmp_path / "cache")
     whole = train(closed_set, tmp_path / "whole", cache="on")[1]
     for number, way in enumerate(("on", "off")):
-        with monkeypatch.context() as patched:
-            seen: list[int] = []
-            step = loop.Updater.__call__
-
-            def step_then_ctrl_c(self: loop.Updater, *args: Any, seen: list[int] = seen, step: Any = step) -> Any:
-                seen.append(1)
-                if len(seen) == 2:
-                    os.kill(os.getpid(), signal.SIGINT)
-                return step(self, *args)
-
-            patched.setattr(loop.Updater, "__call__", step_then_ctrl_c)
-            result, run = train(closed_set, tmp_path / f"parts{number}", cache="on")
+        ctrl_c_after(2)
+        result, run = train(closed_set, tmp_path / f"parts{number}", cache="on")
         assert result.status == "interrupted"
         shutil.rmtree(tmp_path / "cache")
         options = dataclasses.replace(TrainingOptions.from_dict(run.read()["options"]), cache=way)

@@ -438,8 +438,9 @@ def test_the_sum_over_a_block_is_vector_code_and_nothing_else() -> None:
             tables.SIZE_47,
         )
 
-    memory, numbers = np.zeros(sliced.TABLE_WORDS, np.uint64), np.zeros((3, 1), np.int64)
-    assert near(memory, numbers.view(np.uint64), numbers[0], numbers, numbers[0]) == 0
+    # Compiled, not called: a call would need tables, limits and states that belong together.
+    words_1d, numbers_1d = numba.uint64[::1], numba.int64[::1]
+    near.compile((words_1d, numba.uint64[:, ::1], numbers_1d, numba.int64[:, ::1], numbers_1d))
     (assembly,) = near.inspect_asm().values()
     loop = hot_loop(assembly)
     logic = [line for line in loop if line.startswith("vpternlogq") and "zmm" in line]

@@ -272,5 +272,8 @@ def test_two_stage_ranks_as_the_search_does(seed: int, n: int, within: int) -> N
         hamming = [int(np.bitwise_count(codes_QB[q] ^ code).sum()) for code in codes_NB]
         first = sorted(np.flatnonzero(counts[q]), key=lambda row: (hamming[row], row))[:within]
         others = [row for row in np.flatnonzero(counts[q]) if row not in first]
-        assert [found[q - 1, row] for row in first] == [cosine_distances[q, row] for row in first]
+        # BLAS may add up the products of one query and of three in another order.
+        assert [found[q - 1, row] for row in first] == pytest.approx(
+            [cosine_distances[q, row] for row in first], abs=1e-6
+        )
         assert [found[q - 1, row] for row in others] == [4 + hamming[row] for row in others]

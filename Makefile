@@ -1,6 +1,6 @@
 # make quickstart   train, index, query and evaluate on a small data set made here
 # make test         lint, types and tests; under 20 minutes with the installation
-# make test-slow    what needs longer
+# make test-slow    what needs longer, and properties on newly drawn examples
 # make bench        the benchmarks in their short forms, on the terminal; minutes
 # make bench-pages  the long forms, which write the pages under docs/; an hour
 # make clean        remove what these made
@@ -46,7 +46,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow or hypothesis' --hypothesis-profile=default
 
 LATENCY = $(BIN)/python benchmarks/latency.py --model "$(MODEL)" --data "$(DATA)"
 WITHOUT_MODEL = echo "latency is not run: there is no $(MODEL); run make quickstart, or name MODEL=RUN DATA=TABLE"

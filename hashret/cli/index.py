@@ -18,6 +18,7 @@ from hashret.cli.options import (
     model_place,
     open_data,
     print_json,
+    taken,
 )
 from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
 from hashret.errors import DataError, UsageError
@@ -109,7 +110,7 @@ def _check(args: argparse.Namespace) -> None:
         leave_out(args, (*NETWORK_FLAGS, "--model"), "--embeddings are taken as they are, and no network is run")
     if args.append:
         leave_out(args, (*NETWORK_FLAGS, "--code-size"), "--append takes the model that made the index")
-    elif not (args.sync and new_index.exists(args.out)):
+    elif not (args.sync and taken(args.out)):
         new_index.check(args)
 
 
@@ -119,7 +120,7 @@ def _check_out(args: argparse.Namespace) -> None:
         from hashret.index.store import Store
 
         Store.open(args.out)
-    elif new_index.exists(args.out):
+    elif taken(args.out):
         raise UsageError(
             f"{args.out} exists; choose another --out, add to it with --append, or let it follow with --sync"
         )

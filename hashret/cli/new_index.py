@@ -145,11 +145,6 @@ def require_made_with(args: argparse.Namespace, hasher: Hasher) -> None:
             )
 
 
-def exists(out: Path) -> bool:
-    """Whether something is there already; an empty folder is nothing yet."""
-    return out.exists() and (not out.is_dir() or any(out.iterdir()))
-
-
 def metrics(args: argparse.Namespace) -> list[str]:
     """What a new index can be searched by."""
     if args.model is None or args.metric == "both":
@@ -248,10 +243,7 @@ def moved(made: Path, out: Path) -> Store:
     from hashret.index import durable
     from hashret.index.store import Store
 
-    if out.exists():
-        out.rmdir()
-    made.rename(out)
-    durable.flush(out.parent)
+    durable.move_folder(made, out)
     return Store.open(out)
 
 

@@ -124,6 +124,11 @@ def _whole_number(text: str, least: int) -> int:
     return number
 
 
+def taken(place: Path) -> bool:
+    """Whether something is there already; an empty folder is nothing yet."""
+    return place.exists() and (not place.is_dir() or any(place.iterdir()))
+
+
 def check_writable(flag: str, file: Path) -> None:
     """UsageError when `file`, which `flag` names, cannot be written; asked before long work, not after it."""
     folder = file.absolute().parent

@@ -19,6 +19,7 @@ from hashret.cli.options import (
     counted,
     open_data,
     print_json,
+    taken,
     text_table,
 )
 from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode, set the thresholds, write the model, say what it changes."""
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+    if taken(args.out):
         raise UsageError(f"{args.out} exists; choose another --out")
     check_folder_can_be_made("--out", args.out)
     table = open_data(args)
@@ -118,10 +119,7 @@ def _write(hasher: Hasher, made: Path, out: Path) -> None:
 
     shutil.rmtree(made, ignore_errors=True)
     hasher.save_pretrained(made)
-    if out.exists():
-        out.rmdir()
-    made.rename(out)
-    durable.flush(out.parent)
+    durable.move_folder(made, out)
 
 
 def _hits(table: PictureTable, before: Codes, after: Codes, code_size: int) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hashret.cli import new_index
 from hashret.cli.new_index import NETWORK_FLAGS, Made
-from hashret.cli.options import check_folder_can_be_made, counted, model_place, open_data, print_json
+from hashret.cli.options import check_folder_can_be_made, counted, model_place, open_data, print_json, taken
 from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
 from hashret.errors import SearchError, UsageError
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         return _say_what_would_be(args, table)
     check_folder_can_be_made("--out", args.out)
     with _alone(args.out), kept_until_done(unfinished_beside(args.out)) as unfinished:
-        store = _opened(args) if new_index.exists(args.out) else None
+        store = _opened(args) if taken(args.out) else None
         hasher = _hasher(args, store) if _names_a_model(args, store) else None
         changes = compare(table, store)
         _require_few_removals(args, changes)
@@ -257,7 +257,7 @@ def _say_what_would_be(args: argparse.Namespace, table: PictureTable) -> int:
     """The dry run: the same comparison, and its result as lines or one JSON document."""
     from hashret.following import compare
 
-    store = _opened(args) if new_index.exists(args.out) else None
+    store = _opened(args) if taken(args.out) else None
     if _names_a_model(args, store):
         _hasher(args, store)
     changes = compare(table, store)

@@ -33,6 +33,14 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def move_folder(made: Path, out: Path) -> None:
+    """A folder that is finished, now where it is to lie: nothing is there yet, or an empty folder."""
+    if out.exists():
+        out.rmdir()
+    made.rename(out)
+    flush(out.parent)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """The file holds the content: temporary file, fsync, rename, fsync of the folder."""
     temporary = path.with_name(temporary_name())

@@ -27,6 +27,7 @@ from PIL import Image
 
 from hashret import following
 from hashret.hamming import costs
+from hashret.training.options import READ_BY, TrainingOptions
 
 # `make test` says the same of the same code; `make test-slow` draws new examples.
 settings.register_profile("same", derandomize=True)
@@ -45,6 +46,14 @@ def make_pictures(folder: Path, classes: int = 6, pictures: int = 8, size: int =
             array[y : y + size // 3, x : x + size // 3] += 20 * (c % 5)
             Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(folder / f"class{c:02d}" / f"{i:02d}.png")
     return folder
+
+
+def codes_alone(**settings: Any) -> TrainingOptions:
+    """Settings under which codes move the backbone, from a random start, and a picture is seen once: half the work."""
+    objective = settings.get("objective", TrainingOptions.objective)
+    alone = {"classify": 0.0, "code_gradient": 1.0, "head_start": "random"}
+    read = {name: value for name, value in alone.items() if objective in READ_BY[name]}
+    return TrainingOptions(**{**read, "mirror": False, **settings})
 
 
 def settle(place: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import make_pictures
+from conftest import codes_alone, make_pictures
 from PIL import Image
 
 from hashret.data.sources import open_source
@@ -68,7 +68,7 @@ def trained(tmp_path: Path, colours: Path) -> Callable[..., Trained]:
             settings = {"batch_size": 36, **settings}
             if settings["objective"] != "cosine":
                 del settings["margin"]
-        options = TrainingOptions(**settings)
+        options = codes_alone(**settings)
         run = create_run(tmp_path / f"run{len(list(tmp_path.iterdir()))}")
         loop.train(table or open_source(colours), options, run)
         findings = diagnose(run.history(), options)
@@ -301,7 +301,7 @@ def line(epoch: int, **changes: Any) -> dict[str, Any]:
 
 
 def causes(*history: dict[str, Any], **changes: Any) -> list[str]:
-    return [finding.cause for finding in diagnose(history, TrainingOptions(**{"code_size": 16, **changes}))]
+    return [finding.cause for finding in diagnose(history, codes_alone(**{"code_size": 16, **changes}))]
 
 
 def test_logs_too_short_or_of_another_version_are_not_judged() -> None:
@@ -323,7 +323,7 @@ def test_a_bit_that_is_dead_for_one_epoch_is_not_yet_a_finding() -> None:
 
 def test_bits_that_are_dead_in_validation_alone() -> None:
     dead = {"val_dead": [1, 2, 3, 4, 5, 6], "val_dead_bits": 6, "val_classes": 9}
-    (finding,) = diagnose([line(epoch, **dead) for epoch in (1, 2, 3)], TrainingOptions(code_size=16))
+    (finding,) = diagnose([line(epoch, **dead) for epoch in (1, 2, 3)], codes_alone(code_size=16))
     assert finding.cause == "dead bits" and "6 of 16 bits (1, 2, 3, 4, 5, 6)" in finding.evidence
     # With two classes half of all bits are on one side of both; and batch norm's means take updates to settle.
     assert causes(*(line(epoch, **{**dead, "val_classes": 2}) for epoch in (1, 2, 3))) == []
@@ -353,21 +353,21 @@ def test_a_collapse_without_a_known_cause_has_its_name() -> None:
     assert causes(line(1), line(2, **same), line(3, **same)) == ["collapse"]
     assert causes(line(1), line(2, **same), line(3, **same, margin_bits=8.0)) == ["margin too large"]
     without_margin = [line(epoch, **same, margin=None, margin_bits=None) for epoch in (1, 2, 3)]
-    (finding,) = diagnose(without_margin, TrainingOptions(code_size=16, objective="central"))
+    (finding,) = diagnose(without_margin, codes_alone(code_size=16, objective="central"))
     assert finding.cause == "collapse" and "--margin" not in finding.advice
 
 
 def test_a_collapse_in_which_labels_were_doubted_is_label_noise() -> None:
     same = {"effective_bits": 1.0, "correlation": 1.0, "agreement": 0.2}
     history = [line(1), line(2, suspect_share=0.04, suspects=["a", "b"]), line(3, suspect_share=0.02), line(4, **same)]
-    (finding,) = diagnose([*history, line(5, **same)], TrainingOptions(code_size=16))
+    (finding,) = diagnose([*history, line(5, **same)], codes_alone(code_size=16))
     assert finding.cause == "label noise" and "4 % of" in finding.evidence and "a, b" in finding.evidence
     assert causes(*history[:3]) == [], "where codes learn, so few are a class that looks like another"
 
 
 def test_constant_bits_are_not_the_margin() -> None:
     dead = {"effective_bits": 0.0, "dead_bits": 16, "dead": list(range(16)), "agreement": 0.1, "between": 0.0}
-    (finding,) = diagnose([line(epoch, **dead) for epoch in (1, 2)], TrainingOptions(code_size=16, freeze_norm=True))
+    (finding,) = diagnose([line(epoch, **dead) for epoch in (1, 2)], codes_alone(code_size=16, freeze_norm=True))
     assert finding.cause == "collapse" and "no --freeze-norm" in finding.advice
 
 

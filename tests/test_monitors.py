@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import codes_alone
 from torch import nn
 
 from hashret import codes
@@ -21,7 +22,6 @@ from hashret.training import loop, neighbours
 from hashret.training.monitors import Monitors, batch_numbers, learning_line, progress_line
 from hashret.training.neighbours import TrainingCodes, neighbour_labels
 from hashret.training.objectives import Outputs, Scored
-from hashret.training.options import TrainingOptions
 from hashret.training.runs import Run, create_run
 from hashret.training.validation import Validation, scores
 
@@ -360,7 +360,7 @@ def small_run(source: Path, folder: Path, **changes: Any) -> Run:
         "pictures_per_class": 3, "lr": 3e-3, "augment": "light", "device": "cpu", "workers": 0,
     }  # fmt: skip
     run = create_run(folder)
-    loop.train(open_source(source), TrainingOptions(**{**settings, **changes}), run)
+    loop.train(open_source(source), codes_alone(**{**settings, **changes}), run)
     return run
 
 

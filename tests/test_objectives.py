@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import codes_alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from hashret.training.objectives.multilabel import Multilabel
 from hashret.training.objectives.nested import Nested, prefixes
 from hashret.training.objectives.penalties import Penalised, dependence, imbalance, quantisation_error
 from hashret.training.objectives.self_supervised import SelfSupervised
+from hashret.training.objectives.warm_up import WarmedUp
 from hashret.training.options import HINGES, MINING_RULES, OBJECTIVES, READ_BY, TrainingOptions
 
 
@@ -294,7 +296,7 @@ def test_prefixes(bits: int, lengths: list[int]) -> None:
 
 def test_nested_is_the_mean_over_prefixes_each_with_its_margin() -> None:
     logits, labels = random_batch(0, 8, 40, 3, torch.float32)
-    options = TrainingOptions(objective="dtsh", code_size=40, nested=True)
+    options = codes_alone(objective="dtsh", code_size=40, nested=True)
     built = build_objective(options, n_classes=3, feature_size=3, task="closed")
     assert isinstance(built, Nested) and built.margin == auto_bits(task="closed", n_classes=3, code_size=40)
     scored = built(outputs(logits), labels, 0.0)
@@ -320,7 +322,7 @@ def test_nested_is_the_mean_over_prefixes_each_with_its_margin() -> None:
 
 @pytest.mark.parametrize("name", ["cosine", "central"])
 def test_nested_class_codes_do_not_contradict_each_other(name: str) -> None:
-    options = TrainingOptions(objective=name, code_size=64, nested=True)
+    options = codes_alone(objective=name, code_size=64, nested=True)
     built = build_objective(options, n_classes=30, feature_size=3, task="closed")
     books = [each.codes_CK for each in built.objectives]
     for shorter, longer in itertools.pairwise(books):
@@ -345,6 +347,30 @@ def test_a_classifier_beside_codes_reads_features_alone() -> None:
     of_codes, of_features = torch.autograd.grad(scored.loss, (logits, features), retain_graph=True)
     torch.testing.assert_close(of_codes, torch.autograd.grad(triplets.loss, logits)[0])
     assert of_features.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({}, 3),  # half of 7, and codes have the longer one
+        ({"classify_first": 2}, 2),
+        ({"classify_first": 0}, 0),
+        ({"code_gradient": 0.1}, 0),
+        ({"objective": "cosine"}, 3),
+        ({"objective": "classification"}, 0),
+        ({"objective": "self"}, 0),
+        ({"epochs": 1}, 0),
+    ],
+)
+def test_codes_wait_for_features_where_they_leave_these_alone(changes: dict[str, Any], first: int) -> None:
+    options = TrainingOptions(**{"epochs": 7, **changes})
+    assert options.codes_from == first
+    built = build_objective(options, n_classes=4, feature_size=5, task="closed")
+    assert isinstance(built, WarmedUp) == (first > 0)
+    if first:
+        assert built.share == first / 7
+        assert built.first is built.main.classification  # what it has learned is not thrown away
+        assert built.describe().startswith(f"classification alone for the first {100 * first / 7:.3g} % of all updates")
 
 
 # ---- what all have in common
@@ -372,7 +398,7 @@ EVERY = [
 
 
 def build(name: str, changes: dict[str, Any], **more: Any) -> Objective:
-    options = TrainingOptions(**{"objective": name, "code_size": 24, **changes, **more})
+    options = codes_alone(**{"objective": name, "code_size": 24, **changes, **more})
     torch.manual_seed(0)
     return build_objective(options, n_classes=4, feature_size=5, task="closed")
 
@@ -490,9 +516,9 @@ def test_the_phrases() -> None:
 
 CHANGED: dict[str, Any] = {
     "margin": 8.0, "mining": "hard", "hinge": "softplus", "sign_weight": 1.0, "proxy_weight": 1.0, "memory": 64,
-    "temperature": 0.1, "through": "codes", "classify": 0.5, "code_gradient": 0.0, "classify_first": 2.0, "batch_size": 64,
-    "classes_per_batch": 4,
-    "pictures_per_class": 4,
+    "temperature": 0.1, "through": "codes", "classify": 0.5, "code_gradient": 0.5, "classify_first": 2, "head_start": "random",
+    "batch_size": 64,
+    "classes_per_batch": 4, "pictures_per_class": 8,
 }  # fmt: skip
 
 
@@ -534,6 +560,10 @@ def test_every_setting_that_can_go_unread_is_tried() -> None:
         ({"balance": math.inf}, "--balance is inf"),
         ({"quantisation": -0.1}, "--quantisation is -0.1"),
         ({"objective": "self", "temperature": 0.0}, "--temperature is 0.0; it must be above 0"),
+        ({"classify": 0.0}, "--classify is 0 and --code-gradient 0, so nothing would train the backbone"),
+        ({"classify_first": 30}, "--classify-first is 30 of 30 epochs, which leaves none for --objective triplet"),
+        ({"classify_first": -1}, "--classify-first is -1"),
+        ({"head_start": "pca"}, "--head-start is 'pca'; choose one of itq, random"),
         ({"nested": True, "code_size": 16}, "--nested needs a code of more than 16 bits, and --code-size is 16"),
     ],
 )

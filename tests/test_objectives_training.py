@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_pictures
+from conftest import codes_alone, make_pictures
 
 from hashret import hamming
 from hashret.codes import binarize as codes_of
@@ -47,7 +47,7 @@ def options_of(**changes: Any) -> TrainingOptions:
     """Batches of 12 pictures, 4 classes × 3 where pictures of a class are compared."""
     of_pairs = changes.get("objective", "triplet") in OF_PAIRS
     batch = {"classes_per_batch": 4, "pictures_per_class": 3} if of_pairs else {"batch_size": 12}
-    return TrainingOptions(**{**SMALL, **batch, **changes})
+    return codes_alone(**{**SMALL, **batch, **changes})
 
 
 def train(source: Path, folder: Path, **changes: Any) -> tuple[loop.TrainingResult, Run]:

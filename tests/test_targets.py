@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import codes_alone
 from test_training import SMALL
 
 from hashret.data.sources import open_source
 from hashret.data.table import PictureTable
 from hashret.errors import TrainingError, UsageError
 from hashret.training import loop
-from hashret.training.options import TrainingOptions
 from hashret.training.runs import create_run
 from hashret.training.splits import split_for_training
 from hashret.training.targets import targets_of
@@ -32,7 +32,7 @@ def table(labels: list[str], splits: list[str] | None = None) -> PictureTable:
 
 def test_pictures_without_labels_are_learnt_from(closed_set: Path, tmp_path: Path) -> None:
     unlabelled = dataclasses.replace(open_source(closed_set), labels=[""] * len(open_source(closed_set)))
-    options = TrainingOptions(**{**FREE, "objective": "self", "batch_size": 12, "epochs": 12, "lr": 1e-3})
+    options = codes_alone(**{**FREE, "objective": "self", "batch_size": 12, "epochs": 12, "lr": 1e-3})
     run = create_run(tmp_path / "run")
     result = loop.train(unlabelled, options, run)
     losses = [line["loss"] for line in run.history()]
@@ -43,7 +43,7 @@ def test_several_labels_are_learnt(closed_set: Path, tmp_path: Path) -> None:
     pictures = open_source(closed_set)
     # The class, and whether its number is even: pictures of different classes share that.
     several = dataclasses.replace(pictures, labels=[f"{name}; even{int(name[-1]) % 2}" for name in pictures.labels])
-    options = TrainingOptions(**{**FREE, "objective": "multilabel", "through": "codes", "batch_size": 12, "epochs": 6})
+    options = codes_alone(**{**FREE, "objective": "multilabel", "through": "codes", "batch_size": 12, "epochs": 6})
     run = create_run(tmp_path / "run")
     assert loop.train(several, options, run).best_map > 0.7
     assert run.history()[-1]["accuracy"] > 0.8
@@ -70,11 +70,11 @@ def test_what_is_held_out_without_classes() -> None:
 
 
 def test_batches_of_views_and_of_any_pictures() -> None:
-    options = TrainingOptions(**{**FREE, "objective": "self", "batch_size": 4})
+    options = codes_alone(**{**FREE, "objective": "self", "batch_size": 4})
     split = split_for_training(table([""] * 12), learns_from="pictures")
     targets, _ = targets_of(split, options)
     batch = next(iter(targets.sampler.epoch(0)))
     assert targets.batch_size == len(batch) == 8 and (batch[::2] == batch[1::2]).all()
     assert torch.equal(targets.of(batch), torch.from_numpy(batch))
     with pytest.raises(UsageError, match="--classes-per-batch is 4, but --objective self does not read it"):
-        TrainingOptions(**{**SMALL, "objective": "self"})
+        codes_alone(**{**SMALL, "objective": "self"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import codes_alone
 from tensorboardX.proto.event_pb2 import Event
 
 from hashret import codes
@@ -22,7 +24,8 @@ from hashret.data.sources import open_source
 from hashret.data.table import PictureTable
 from hashret.errors import TrainingError, UsageError
 from hashret.model.hasher import Hasher
-from hashret.training import loop
+from hashret.model.heads import HashHead
+from hashret.training import loop, posthoc
 from hashret.training.options import TrainingOptions
 from hashret.training.pictures import Pace
 from hashret.training.runs import Run, create_run, find_runs
@@ -41,11 +44,13 @@ SMALL: dict[str, Any] = {
     "workers": 0,
     "cache": "off",
 }
+LEAVES_FEATURES_ALONE: dict[str, Any] = {"classify": 1.0, "code_gradient": 0.0, "head_start": "itq"}
+"""The default: a classifier shapes the features, and the head learns codes of them."""
 
 
 def train(source: Path, folder: Path, **changes: Any) -> tuple[loop.TrainingResult, Run]:
     run = create_run(folder)
-    return loop.train(open_source(source), TrainingOptions(**{**SMALL, **changes}), run), run
+    return loop.train(open_source(source), codes_alone(**{**SMALL, **changes}), run), run
 
 
 def validation(score: float) -> loop.Validation:
@@ -97,12 +102,14 @@ def test_loader_processes_change_nothing(closed_set: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("batches", [1, 5, 6])
+@pytest.mark.parametrize("settings", [{}, LEAVES_FEATURES_ALONE], ids=["codes alone", "default"])
 def test_resuming_is_exact_wherever_the_run_was_stopped(
-    closed_set: Path, tmp_path: Path, batches: int, ctrl_c_after: Callable[[int], None]
+    closed_set: Path, tmp_path: Path, batches: int, settings: dict[str, Any], ctrl_c_after: Callable[[int], None]
 ) -> None:
-    whole = train(closed_set, tmp_path / "whole", epochs=3, optimizer="adam")[1]
+    settings = {"epochs": 3, "optimizer": "adam", **settings}
+    whole = train(closed_set, tmp_path / "whole", **settings)[1]
     ctrl_c_after(batches)
-    result, run = train(closed_set, tmp_path / "parts", epochs=3, optimizer="adam")
+    result, run = train(closed_set, tmp_path / "parts", **settings)
     assert result.status == "interrupted" and run.state_path.exists() and run.read()["status"] == "interrupted"
     options = TrainingOptions.from_dict(json.loads(json.dumps(run.read()["options"])))
     result = loop.train(open_source(closed_set), options, run, resume=True)
@@ -141,19 +148,74 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
             patched.setattr(loop._Loop, killed_in, kill)
             run = create_run(tmp_path / f"killed{moment}")
             with pytest.raises(Killed):
-                loop.train(open_source(closed_set), TrainingOptions(**{**SMALL, **settings}), run)
+                loop.train(open_source(closed_set), codes_alone(**{**SMALL, **settings}), run)
         assert run.read()["status"] == "failed"
         if not run.state_path.exists():
             with pytest.raises(TrainingError, match="never began; start another run"):
-                loop.train(open_source(closed_set), TrainingOptions(**{**SMALL, **settings}), run, resume=True)
+                loop.train(open_source(closed_set), codes_alone(**{**SMALL, **settings}), run, resume=True)
             continue
         with run.log_path.open("ab") as log:
             log.write(b'{"epoch": ')
-        result = loop.train(open_source(closed_set), TrainingOptions(**{**SMALL, **settings}), run, resume=True)
+        result = loop.train(open_source(closed_set), codes_alone(**{**SMALL, **settings}), run, resume=True)
         assert result.status == run.read()["status"] == whole.read()["status"]
         assert tensors(run) == tensors(whole)
         assert without_seconds(run) == without_seconds(whole)
         assert len(list((run.folder / "epochs").iterdir())) == len(whole.history())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_codes_start_as_itq_of_the_features(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float
+) -> None:
+    """Once, when they begin to be learned."""
+    gather, start, seen = loop._Loop.features_of_training, loop.Updater.start_head, []
+
+    def gathered(self: loop._Loop, *args: Any) -> torch.Tensor:
+        features_NF = gather(self, *args)
+        seen.append((features_NF, self.steps(), len(self.split.train)))
+        return features_NF
+
+    def started(self: loop.Updater, head: dict[str, torch.Tensor]) -> None:
+        start(self, head)
+        for network in (self.network, self.kept.network):
+            assert all(torch.equal(tensor, head[name]) for name, tensor in network.head.state_dict().items())
+        seen.append({name: tensor.clone() for name, tensor in head.items()})
+
+    monkeypatch.setattr(loop._Loop, "features_of_training", gathered)
+    monkeypatch.setattr(loop.Updater, "start_head", started)
+    _, run = train(closed_set, tmp_path / "run", epochs=3, ema=ema, **LEAVES_FEATURES_ALONE)
+    (features_NF, steps, n), head = seen
+    assert features_NF.shape == (n, 512) and steps == next(iter(run.history()))["updates"]
+    fitted = posthoc.itq(posthoc.principal_components(features_NF.numpy(), 16), 16)
+    torch.testing.assert_close(
+        torch.nn.functional.cosine_similarity(head["linear.weight"], fitted.directions), torch.ones(16)
+    )
+    unit_NF = torch.nn.functional.normalize(features_NF, dim=1)
+    torch.testing.assert_close((unit_NF @ head["linear.weight"].T).std(dim=0, correction=0), torch.ones(16))
+    made = HashHead(512, 16).eval()
+    made.load_state_dict(head)
+    logits_NK = made(features_NF).detach()
+    torch.testing.assert_close(logits_NK.mean(dim=0), torch.zeros(16), atol=1e-4, rtol=0)
+    # Features here are as long as they are, where ITQ scales them; hardly a bit is another for that.
+    assert ((logits_NK > 0) == (fitted(features_NF) > 0)).float().mean() > 0.95
+
+
+def test_an_interruption_before_codes_begin_is_made_up_for(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(closed_set, tmp_path / "whole", epochs=3, **LEAVES_FEATURES_ALONE)[1]
+    features = loop.Updater.features
+    with monkeypatch.context() as patched:
+
+        def interrupted(self: loop.Updater, pixels: torch.Tensor) -> torch.Tensor:
+            signal.raise_signal(signal.SIGINT)
+            return features(self, pixels)
+
+        patched.setattr(loop.Updater, "features", interrupted)
+        result, run = train(closed_set, tmp_path / "parts", epochs=3, **LEAVES_FEATURES_ALONE)
+    assert (result.status, result.epochs) == ("interrupted", 1)
+    loop.train(open_source(closed_set), TrainingOptions.from_dict(run.read()["options"]), run, resume=True)
+    assert tensors(run) == tensors(whole) and without_seconds(run) == without_seconds(whole)
 
 
 def test_resuming_with_other_pictures_is_refused(
@@ -161,7 +223,7 @@ def test_resuming_with_other_pictures_is_refused(
 ) -> None:
     monkeypatch.setattr(loop.Updater, "__call__", ctrl_c)
     run = create_run(tmp_path / "run")
-    options = TrainingOptions(**SMALL)
+    options = codes_alone(**SMALL)
     with pytest.raises(KeyboardInterrupt):
         loop.train(open_source(closed_set), options, run)
     assert run.read()["status"] == "interrupted"
@@ -177,7 +239,7 @@ def test_scalars_share_one_axis_and_what_is_done_again_replaces_what_was(
     closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = create_run(tmp_path / "run")
-    options, batches = TrainingOptions(**SMALL), 3
+    options, batches = codes_alone(**SMALL), 3
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(loop._Loop, "end_epoch", ctrl_c)  # after the epoch's batches, before its state
         loop.train(open_source(closed_set), options, run)
@@ -258,7 +320,7 @@ def test_out_of_gpu_memory_says_what_to_lower(
 )
 def test_wrong_settings(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        TrainingOptions(**{**SMALL, **changes})
+        codes_alone(**{**SMALL, **changes})
 
 
 def table(labels: list[str], splits: list[str] | None = None) -> PictureTable:
@@ -287,7 +349,7 @@ def test_data_that_cannot_be_trained_on(
     tmp_path: Path, labels: list[str], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TrainingError, match=message):
-        loop.train(table(labels), TrainingOptions(**{**SMALL, **changes}), create_run(tmp_path / "run"))
+        loop.train(table(labels), codes_alone(**{**SMALL, **changes}), create_run(tmp_path / "run"))
 
 
 def test_a_run_is_not_written_over(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import codes_alone
 from torch import nn
 
 from hashret.model.backbones import make_backbone
@@ -37,7 +38,7 @@ def updater(objective: Objective | None = None, **changes: Any) -> Updater:
     torch.manual_seed(0)
     hasher = build("resnet18", 8, image_size=32)
     settings = {"lr": 1e-3, "warmup": 0, "epochs": 10, "device": "cpu", **changes}
-    options = TrainingOptions(code_size=8, **settings)
+    options = codes_alone(code_size=8, **settings)
     made = Updater(hasher, objective or Pull(), options, torch.device("cpu"), 5, Processes())
     made.train_mode()
     return made
@@ -160,18 +161,15 @@ def test_bfloat16_is_close_to_float32() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_codes_move_the_backbone_by_their_share(share: float) -> None:
     """The head's own gradients, what it gives, and what the features' other readers say stay the same."""
-    made = updater(code_gradient=share)
+    made = updater(code_gradient=share, classify=1.0)
     whole = updater()
-    pictures = made.hasher.preprocess.normalise(PIXELS)
     gradients = []
     for each in (made, whole):
-        logits, _ = each.network(pictures)
-        logits.square().mean().backward()
+        each.outputs(PIXELS).logits_DK.square().mean().backward()
         gradients.append({name: p.grad for name, p in each.network.named_parameters()})
     for name, gradient in gradients[1].items():
         expected = gradient if name.startswith("head.") else share * gradient
         torch.testing.assert_close(gradients[0][name], expected, rtol=1e-4, atol=1e-6)
-    _, features = made.network(pictures)
     made.network.zero_grad()
-    features.mean().backward()
+    made.outputs(PIXELS).features_DF.mean().backward()
     assert all(p.grad.abs().sum() > 0 for name, p in made.network.backbone.named_parameters() if "conv" in name)

@@ -150,22 +150,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classify",
         type=float,
         metavar="W",
-        help="add the loss of a classifier that reads the pooled features: better features, which rank anew what codes find "
-        f"(default: {default.classify:g})",
+        help="weight of a classifier beside the codes, which reads the pooled features: better features to make codes of, "
+        f"and to rank anew what codes find (default: {default.classify:g})",
     )
     code.add_argument(
         "--code-gradient",
         type=float,
         metavar="SHARE",
-        help="how much of what codes want reaches the backbone; 0: with --classify, the classifier alone shapes the "
-        f"features, and the head learns codes of them (default: {default.code_gradient:g})",
+        help="how much of what codes want reaches the backbone; 0: the classifier alone shapes the features, and the head "
+        f"learns codes of them; 1: both shape them (default: {default.code_gradient:g})",
     )
     code.add_argument(
         "--classify-first",
-        type=float,
+        type=_auto_or_epochs,
         metavar="EPOCHS",
-        help="learn to tell the training classes apart for so many epochs before the objective, which starts from better "
-        f"features then (default: {default.classify_first:g})",
+        help="only classify for so many epochs, and learn codes after that, of better features; auto: half of all epochs with "
+        f"--code-gradient 0, else none (default: {default.classify_first})",
+    )
+    code.add_argument(
+        "--head-start",
+        choices=settings.HEAD_STARTS,
+        help="triplet, dtsh: what codes are when they begin to be learned; itq: fitted to the features by then, without "
+        f"labels (default: {default.head_start})",
     )
 
     model = parser.add_argument_group("model")
@@ -181,10 +187,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--mirror",
-        action="store_true",
-        default=None,
-        help="from validation on, show the network each picture and its mirror image and take the mean: better codes and "
-        "features in twice the time, where a mirrored picture shows the same thing",
+        action=argparse.BooleanOptionalAction,
+        help="outside training, show the network each picture and its mirror image and take the mean: better codes and "
+        "features in twice the time (default: --mirror)",
     )
     model.add_argument(
         "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels in 0..1, where the weights do not say"
@@ -447,3 +452,10 @@ def _auto_or_number(text: str) -> Any:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'auto'") from None
+
+
+def _auto_or_epochs(text: str) -> Any:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of epochs nor 'auto'") from None

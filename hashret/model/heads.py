@@ -36,6 +36,21 @@ class HashHead(nn.Module):
         logits_NK: torch.Tensor = self.norm(self.linear(features_ND))
         return logits_NK
 
+    @torch.no_grad()
+    def start_from(self, directions_KD: torch.Tensor, features_ND: torch.Tensor) -> None:
+        """Begin with bits that say on which side of the mean of these features one lies, along each direction.
+
+        BatchNorm takes out how long the weights are, but the longer they are the less an update turns them. So they do not
+        depend on how large features happen to be: along each direction, features of length 1 deviate by 1.
+        """
+        unit_ND = nn.functional.normalize(features_ND, dim=1)
+        deviation_K = (unit_ND @ directions_KD.T).std(dim=0, correction=0)
+        self.linear.weight.copy_(directions_KD / deviation_K.clamp_min(1e-6)[:, None])
+        values_NK = self.linear(features_ND)
+        self.norm.reset_parameters()
+        self.norm.running_mean = values_NK.mean(dim=0)
+        self.norm.running_var = values_NK.var(dim=0, correction=0)
+
     def activate(self, logits_NK: torch.Tensor) -> torch.Tensor:
         """Relaxed codes, shaped as the logits: tanh(beta x) in (-1, 1), or sigmoid(beta x) in (0, 1).
 

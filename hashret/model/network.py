@@ -15,8 +15,7 @@ class HashNet(nn.Module):
 
     `backbone` and `head` hold the parameters; `backbone_name`, `stem` and `image_size` are what it was built from,
     `classifier` the name of the backbone layer that was cut off, `feature_size` the width of the pooled features. `head` is
-    "hash", which is trained, or "projection", which is fitted to features. `code_gradient` is the share of the head's gradient
-    that reaches the backbone in training.
+    "hash", which is trained, or "projection", which is fitted to features.
     """
 
     def __init__(
@@ -42,7 +41,6 @@ class HashNet(nn.Module):
         self.feature_size = made.feature_size
         self.code_size = code_size
         self.backbone = made.module
-        self.code_gradient = 1.0
         self.head: HashHead | ProjectionHead = (
             HashHead(made.feature_size, code_size, activation, beta)
             if head == "hash"
@@ -52,10 +50,7 @@ class HashNet(nn.Module):
     def forward(self, pictures_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, code_size) and pooled features (N, feature_size), not normalised."""
         features_ND: torch.Tensor = self.backbone(pictures_NCHW)
-        read_ND = features_ND
-        if self.code_gradient != 1.0:
-            read_ND = self.code_gradient * features_ND + (1.0 - self.code_gradient) * features_ND.detach()
-        return self.head(read_ND), features_ND
+        return self.head(features_ND), features_ND
 
     def activate(self, logits_NK: torch.Tensor) -> torch.Tensor:
         """Relaxed codes for the loss: see `HashHead.activate`. A head that was fitted has none but its logits."""

@@ -50,7 +50,7 @@ def diagnose(history: History, options: TrainingOptions) -> list[Finding]:
     if len(history) < 2 or any(name not in line for line in history for name in NEEDED):
         return []
     # A warm-up by classification trains other things for other ends.
-    settled = [line for line in history if line["epoch"] - 1 >= options.classify_first]
+    settled = [line for line in history if line["epoch"] > options.codes_from]
     hindrance, dead = _infinite_numbers(history, options), None
     if options.trains_codes and len(settled) >= 2:
         # What keeps a run from learning at all hides the rest: one name is enough for it.

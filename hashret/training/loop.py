@@ -7,13 +7,14 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
+from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from hashret.data.table import PictureTable
 from hashret.errors import DataError, TrainingError
 from hashret.model.device import keep_freed_memory, pick_device
 from hashret.model.hasher import Hasher, build
+from hashret.model.heads import HashHead, ProjectionHead
 from hashret.training import posthoc
 from hashret.training.augmentation import choose_preset, typical_side
 from hashret.training.diagnosis import LABEL_NOISE, SUSPECTS_NAMED, diagnose
@@ -179,7 +181,7 @@ class _Loop:
                     break
                 self.end_epoch(writer)
         if status != "interrupted" and not self.options.trains_codes and self.processes.first:
-            self.fit_codes()
+            status = status if self.fit_codes(interrupt) else "interrupted"
         best = self.progress
         result = TrainingResult(status, best.epoch, best.best_epoch, best.best_map, best.best_hit1)
         self.record_status(result)
@@ -202,6 +204,9 @@ class _Loop:
     def run_epoch(self, interrupt: Interrupt, writer: SummaryWriter) -> bool:
         """Train on the rest of the epoch's batches; False when interrupted, with the state exactly after a batch."""
         progress, options = self.progress, self.options
+        codes_begin = options.starts_from_itq and (progress.epoch, progress.batch) == (options.codes_from, 0)
+        if codes_begin and not self.start_head(interrupt):
+            return False
         batches = list(self.sampler.epoch(progress.epoch))[progress.batch :]
         share = (self.processes.rank, self.processes.count)
         bar = tqdm(
@@ -323,15 +328,39 @@ class _Loop:
             by_features=not self.options.trains_codes,
         )
 
-    def fit_codes(self) -> None:
-        """Give the best model, whose hash head was not trained, codes that are fitted to its features (ITQ)."""
+    def start_head(self, interrupt: Interrupt) -> bool:
+        """Have codes begin as ITQ of the features by now, before the first update for them; False when interrupted.
+
+        Triplets then start from codes that hold as much of the features as bits can without labels; random directions hold less,
+        and hardly catch up (docs/decisions/0004-what-shapes-the-features.md).
+        """
+        head = None
+        if self.processes.first:  # a GPU need not compute the same twice, and all must have the same
+            features_NF = self.features_of_training(self.hasher, self.update.features, interrupt)
+            if not interrupt.requested:
+                fitted = self.itq(features_NF.numpy())
+                trained = self.hasher.network.head
+                assert isinstance(trained, HashHead)
+                trained.start_from(fitted.directions.to(self.device), features_NF.to(self.device))
+                head = {name: tensor.cpu() for name, tensor in trained.state_dict().items()}
+        head = self.processes.from_first(head)
+        if head is None:
+            return False
+        self.update.start_head(head)
+        self.monitors.head_started()
+        return True
+
+    def fit_codes(self, interrupt: Interrupt) -> bool:
+        """Give the best model, whose hash head was not trained, codes that are fitted to its features (ITQ).
+
+        False when interrupted.
+        """
         options = self.options
         hasher = Hasher.from_pretrained(self.run.folder, device=self.device)
-        with PictureLoader(self.split.train, hasher.preprocess.pixels, workers=options.workers) as pictures:
-            batches = pictures.batches(row_batches(len(self.split.train), options.batch_size))
-            features_NF = np.concatenate([hasher.run_batch(pixels)[1].cpu().numpy() for _, pixels in batches])
-        principal = posthoc.principal_components(features_NF, options.code_size, options.seed)
-        hasher.network.use_head(posthoc.itq(principal, options.code_size, options.seed))
+        features_NF = self.features_of_training(hasher, lambda pixels: hasher.run_batch(pixels)[1], interrupt)
+        if interrupt.requested:
+            return False
+        hasher.network.use_head(self.itq(features_NF.numpy()))
         fitted = validate(hasher, self.loaders.validation, self.validation_labels, by_features=True)
         hasher.protocol["codes"] = "ITQ of the features of the training pictures"
         hasher.scores = {**fitted.as_dict(), "epoch": self.progress.best_epoch}
@@ -345,6 +374,30 @@ class _Loop:
             fitted.hit1,
             fitted.float_hit1,
         )
+        return True
+
+    def itq(self, features_NF: NDArray[np.float32]) -> ProjectionHead:
+        """A head fitted to these features."""
+        principal = posthoc.principal_components(features_NF, self.options.code_size, self.options.seed)
+        return posthoc.itq(principal, self.options.code_size, self.options.seed)
+
+    def features_of_training(
+        self, hasher: Hasher, features_of: Callable[[torch.Tensor], torch.Tensor], interrupt: Interrupt
+    ) -> torch.Tensor:
+        """What `features_of` gives for training pictures as they are, unchanged: (N, F), of as many as ITQ looks at."""
+        n = len(self.split.train)
+        rows = np.sort(np.random.default_rng(self.options.seed).permutation(n)[: posthoc.SAMPLE])
+        batches = row_batches(rows, self.options.batch_size)
+        found = []
+        with PictureLoader(self.split.train, hasher.preprocess.pixels, workers=self.options.workers) as pictures:
+            read = tqdm(
+                pictures.batches(batches), total=len(batches), desc="features", unit="batch", disable=None, leave=False
+            )
+            for _, pixels in read:
+                found.append(features_of(pixels).cpu())
+                if interrupt.requested:
+                    break
+        return torch.cat(found)
 
     def save_model(self, validation: Validation, *, epoch: int | None = None) -> None:
         """Make the present model that of the run, or of one of its epochs."""

@@ -101,6 +101,10 @@ class Monitors:
         self.weights = self._directions()
         self.codes.load_state_dict(state["codes"])
 
+    def head_started(self) -> None:
+        """Note that the head has new weights, which no update turned it to."""
+        self.weights = self._directions()
+
     def _count(self, observed: dict[str, float]) -> None:
         finite = {name: value for name, value in observed.items() if math.isfinite(value)}
         for name, value in {**finite, "broken": float(len(finite) < len(observed))}.items():

@@ -24,6 +24,7 @@ TASKS = ("auto", "closed", "unseen")
 RESIZES = ("squash", "crop", "pad")
 AMP = ("auto", "on", "off")
 CACHES = ("auto", "on", "off")
+HEAD_STARTS = ("itq", "random")
 
 OF_PAIRS = ("triplet", "dtsh")
 """Objectives that compare pictures of a batch, which then holds P classes with K pictures each."""
@@ -42,6 +43,7 @@ READ_BY = {
     "classify": ("triplet", "cosine", "central", "dtsh"),
     "code_gradient": ("triplet", "cosine", "central", "dtsh"),
     "classify_first": ("triplet", "cosine", "central", "dtsh"),
+    "head_start": OF_PAIRS,
     "through": ("classification", "multilabel"),
 }
 """Which objectives read a setting that not all do. A setting that is changed and not read is refused."""
@@ -64,20 +66,21 @@ class TrainingOptions:
     balance: float | Literal["auto"] = "auto"
     quantisation: float = 0.0
     nested: bool = False
-    classify: float = 0.0
-    code_gradient: float = 1.0
-    classify_first: float = 0.0
+    classify: float = 1.0
+    code_gradient: float = 0.0
+    classify_first: int | Literal["auto"] = "auto"
+    head_start: str = "itq"
     backbone: str = "resnet18"
     weights: str = "none"
     activation: str = "tanh"
     image_size: int = 224
     resize: str = "squash"
-    mirror: bool = False
+    mirror: bool = True
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     epochs: int = 30
     classes_per_batch: int | Literal["auto"] = "auto"
-    pictures_per_class: int = 8
+    pictures_per_class: int = 4
     batch_size: int = 128
     optimizer: str = "adamw"
     lr: float = 1e-3
@@ -120,6 +123,7 @@ class TrainingOptions:
             ("--resize", self.resize, RESIZES),
             ("--amp", self.amp, AMP),
             ("--cache", self.cache, CACHES),
+            ("--head-start", self.head_start, HEAD_STARTS),
         ):
             if name not in allowed:
                 raise UsageError(f"{flag} is {name!r}; choose one of {', '.join(allowed)}")
@@ -141,7 +145,7 @@ class TrainingOptions:
             ("--balance", 0 if self.balance == "auto" else self.balance, 0),
             ("--quantisation", self.quantisation, 0),
             ("--classify", self.classify, 0),
-            ("--classify-first", self.classify_first, 0),
+            ("--classify-first", self.codes_from, 0),
         ):
             if not least <= value < math.inf:
                 raise UsageError(f"{flag} is {value}; it must be at least {least}")
@@ -180,9 +184,13 @@ class TrainingOptions:
                 f"--{about_codes[0]} is about codes, which --objective {self.objective} does not train through features; "
                 "add --through codes, or leave it out"
             )
-        if self.classify_first and self.classify_first >= self.epochs:
+        if not self.classify and not self.code_gradient and self.trains_codes and self.objective in READ_BY["classify"]:
             raise UsageError(
-                f"--classify-first is {self.classify_first:g} of {self.epochs} epochs, which leaves none for "
+                "--classify is 0 and --code-gradient 0, so nothing would train the backbone; raise one of the two"
+            )
+        if self.codes_from and self.codes_from >= self.epochs:
+            raise UsageError(
+                f"--classify-first is {self.codes_from} of {self.epochs} epochs, which leaves none for "
                 f"--objective {self.objective}; lower it, or raise --epochs"
             )
         if self.nested and self.code_size <= 16:
@@ -197,6 +205,19 @@ class TrainingOptions:
     def trains_codes(self) -> bool:
         """Whether the hash head is trained: an objective through features leaves it as it began."""
         return self.objective not in READ_BY["through"] or self.through == "codes"
+
+    @property
+    def codes_from(self) -> int:
+        """The epochs, from the first on, in which classes are told apart and codes not yet learned: see `--classify-first`."""
+        if self.classify_first != "auto":
+            return self.classify_first
+        alone = self.objective in READ_BY["classify_first"] and self.classify > 0 and self.code_gradient == 0
+        return self.epochs // 2 if alone else 0
+
+    @property
+    def starts_from_itq(self) -> bool:
+        """Whether the head, when codes begin to be learned, starts from ITQ of the features: else it stays random."""
+        return self.head_start == "itq" and self.objective in OF_PAIRS
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""

@@ -47,9 +47,8 @@ class Updater:
         self.hasher, self.objective, self.options, self.device = hasher, objective.to(device), options, device
         self.network = hasher.network.to(device)
         self.network.to(memory_format=torch.channels_last)
-        self.network.code_gradient = options.code_gradient
         # Compiled, it is the same module with the same parameters under the same names.
-        self.forward = torch.compile(self.network) if options.compile else self.network
+        self.backbone = torch.compile(self.network.backbone) if options.compile else self.network.backbone
         self.steps = options.epochs * steps_an_epoch
         self.optimizer = build_optimizer(
             options, self.network.backbone, [*self.network.head.parameters(), *self.objective.parameters()]
@@ -94,14 +93,32 @@ class Updater:
             self.average.update_parameters(self.network)
         return Update(Outputs(*(output.detach() for output in outputs)), scored, norm)
 
+    def start_head(self, head: dict[str, Tensor]) -> None:
+        """Have the hash head, and that of the running mean of weights, go on from this state."""
+        self.network.head.load_state_dict(head)
+        self.kept.network.head.load_state_dict(head)
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pooled features (D, F) of pixels as the backbone gives them outside training, in float32."""
+        self.network.eval()
+        return self.pooled(pixels).float()
+
     def outputs(self, pixels: Tensor) -> Outputs:
-        """What the network makes of pixels, in float32."""
-        pictures = self.hasher.preprocess.normalise(pixels.to(self.device, non_blocking=True))
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        """What the network makes of pixels, in float32; the share `--code-gradient` of what codes want reaches the backbone."""
+        share = self.options.code_gradient
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            logits, features = self.forward(pictures)
-        logits = logits.float()
-        return Outputs(logits, self.network.activate(logits), features.float())
+            features_DF = self.pooled(pixels)
+            read_DF = features_DF if share == 1 else share * features_DF + (1 - share) * features_DF.detach()
+            logits_DK = self.network.head(read_DF)
+        logits_DK = logits_DK.float()
+        return Outputs(logits_DK, self.network.activate(logits_DK), features_DF.float())
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Pooled features (D, F) of pixels."""
+        pictures = self.hasher.preprocess.normalise(pixels.to(self.device, non_blocking=True))
+        features_DF: Tensor = self.backbone(pictures.contiguous(memory_format=torch.channels_last))
+        return features_DF
 
     def gradient_norm(self) -> float:
         """The L2 norm of all gradients, which are scaled down to `--clip` where it is larger."""

@@ -20,7 +20,7 @@ from hashret.training.objectives.relaxed import BIT
 from hashret.training.objectives.self_supervised import SelfSupervised
 from hashret.training.objectives.triplet import Triplet
 from hashret.training.objectives.warm_up import WarmedUp
-from hashret.training.options import TrainingOptions
+from hashret.training.options import READ_BY, TrainingOptions
 
 __all__ = ["Objective", "Outputs", "Scored", "build_objective"]
 
@@ -47,12 +47,12 @@ def build_objective(options: TrainingOptions, *, n_classes: int, feature_size: i
         objective = Penalised(
             objective, balance=balance, quantisation=options.quantisation, activation=options.activation
         )
-    if options.classify:
-        beside = Classification(through="features", width=feature_size, n_classes=n_classes)
-        objective = Classified(objective, beside, weight=options.classify)
-    if options.classify_first:
-        first = Classification(through="features", width=feature_size, n_classes=n_classes)
-        objective = WarmedUp(first, objective, share=min(1.0, options.classify_first / options.epochs))
+    if options.objective in READ_BY["classify"] and (options.classify or options.codes_from):
+        classifier = Classification(through="features", width=feature_size, n_classes=n_classes)
+        if options.classify:
+            objective = Classified(objective, classifier, weight=options.classify)
+        if options.codes_from:
+            objective = WarmedUp(classifier, objective, share=options.codes_from / options.epochs)
     return objective
 
 

@@ -20,8 +20,10 @@ class WarmedUp(Objective):
         self.several_labels = main.several_labels
 
     def describe(self) -> str:
-        """Both, and when they change over."""
-        return f"{self.first.describe()} for the first {100 * self.share:.3g} % of all updates; then {self.main.describe()}"
+        """When the two change over, and what `main` is."""
+        return (
+            f"classification alone for the first {100 * self.share:.3g} % of all updates; then {self.main.describe()}"
+        )
 
     def score(self, outputs: Outputs, labels_D: Tensor, progress: float) -> Scored:
         """The loss and the scalars of the one whose turn it is; the other's parameters are left alone."""

@@ -26,7 +26,7 @@ from hashret.model.hasher import build
 from hashret.training import posthoc
 
 SEEDS = (0, 1, 2)
-SIZES = (64, 128)
+SIZES = (16, 32, 64, 128)
 
 
 def main(arguments: list[str] | None = None) -> int:

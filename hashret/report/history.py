@@ -39,7 +39,11 @@ class _Group:
 
 
 _GROUPS = (
-    _Group("Loss", r"(val_)?loss(_max|_\d+_bits)?", "What training minimises. It should fall and then level off."),
+    _Group(
+        "Loss",
+        r"(val_)?loss(_max|_\d+_bits)?",
+        "What training minimises. It should fall and then level off; it rises where codes join the classifier.",
+    ),
     _Group(
         "Validation mAP",
         r"val_(\w+_)?map",
@@ -109,7 +113,7 @@ _GROUPS = (
     _Group(
         "Turning of the head",
         r"turn(_max)?",
-        "By how many degrees an update turns a bit's weights: 1 to 8 after the warm-up. It should come to rest.",
+        "By how many degrees an update turns a bit's weights: up to 8, or 1 where it began as ITQ. It should come to rest.",
     ),
     _Group(
         "Suspicious labels",

@@ -162,17 +162,12 @@ def pretrained(args: argparse.Namespace) -> Hasher:
     from hashret.model.hasher import build
 
     weights = args.weights or WEIGHTS
-    backbone, image_size = _network_of(weights)
+    network = _network_of(weights)
+    for name in ("backbone", "image_size"):
+        network[name] = getattr(args, name) or network[name]
     try:
         return build(
-            args.backbone or backbone,
-            1,
-            weights=weights,
-            image_size=args.image_size or image_size,
-            head="projection",
-            mean=args.mean,
-            std=args.std,
-            device=args.device,
+            code_size=1, weights=weights, head="projection", mean=args.mean, std=args.std, device=args.device, **network
         )
     except ModelError as error:
         if weights != "imagenet":
@@ -184,15 +179,17 @@ def pretrained(args: argparse.Namespace) -> Hasher:
         ) from error
 
 
-def _network_of(weights: str) -> tuple[str, int]:
-    """Backbone and size of pictures of a run that is given as weights; without one, what is taken where nothing is asked for."""
+def _network_of(weights: str) -> dict[str, Any]:
+    """Backbone, and how pictures are shown to it, of a run that is given as weights; else what is taken where none asks."""
     from hashret.model.folder import read_model, resolve_model
 
     try:
         config = {} if weights == WEIGHTS else read_model(resolve_model(weights))[0]
-        return str(config["architecture"]["backbone"]), int(config["preprocessing"]["image_size"])
+        shown = {name: config["preprocessing"][name] for name in ("image_size", "resize", "interpolation")}
+        mirror = config["preprocessing"].get("mirror", False)
+        return {"backbone": config["architecture"]["backbone"], **shown, "mirror": mirror}
     except (ModelError, KeyError, TypeError):  # no run; building the network says what is wrong with other weights
-        return BACKBONE, IMAGE_SIZE
+        return {"backbone": BACKBONE, "image_size": IMAGE_SIZE}
 
 
 def fit(args: argparse.Namespace, encoded: Encoded, hasher: Hasher | None, name: str, noun: str) -> Made:

@@ -45,9 +45,12 @@ def hues(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options_of(**changes: Any) -> TrainingOptions:
     """Batches of 12 pictures, 4 classes × 3 where pictures of a class are compared."""
+    return codes_alone(**{**SMALL, **batch_of(changes), **changes})
+
+
+def batch_of(changes: dict[str, Any]) -> dict[str, Any]:
     of_pairs = changes.get("objective", "triplet") in OF_PAIRS
-    batch = {"classes_per_batch": 4, "pictures_per_class": 3} if of_pairs else {"batch_size": 12}
-    return codes_alone(**{**SMALL, **batch, **changes})
+    return {"classes_per_batch": 4, "pictures_per_class": 3} if of_pairs else {"batch_size": 12}
 
 
 def train(source: Path, folder: Path, **changes: Any) -> tuple[loop.TrainingResult, Run]:
@@ -97,6 +100,33 @@ def test_it_learns(hues: Path, tmp_path: Path, kind: str) -> None:
     result, run = train(hues, tmp_path / "run", **changes)
     assert result.best_map > untrained_map(hues, changes.get("code_size", 16)) + 0.05
     assert run.read()["options"]["objective"] == changes.get("objective", "triplet")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "self"])
+def test_unless_told_otherwise_every_objective_moves_the_backbone(hues: Path, tmp_path: Path, kind: str) -> None:
+    changes = {"objective": "self"} if kind == "self" else KINDS[kind]
+    options = TrainingOptions(**{**SMALL, **batch_of(changes), **changes, "epochs": 2})
+    torch.manual_seed(options.seed)
+    begun = loop._build_hasher(options, split_for_training(open_source(hues), learns_from=options.learns_from))
+    run = create_run(tmp_path / "run")
+    loop.train(open_source(hues), options, run)
+    after = dict(Hasher.from_pretrained(run.folder, device="cpu").network.backbone.named_parameters())
+    for name, before in begun.network.backbone.named_parameters():
+        if before.ndim > 1:  # far more than weight decay does
+            assert (after[name] - before).norm() > 1e-3 * before.norm(), name
+
+
+@pytest.mark.parametrize("kind", ["triplet", "triplet, nested, balanced", "cosine", "central", "dtsh"])
+def test_codes_of_features_that_a_classifier_shapes(hues: Path, tmp_path: Path, kind: str) -> None:
+    """As it is unless told otherwise: codes are learned in the second half."""
+    changes = {**KINDS[kind], "epochs": 8}
+    run = create_run(tmp_path / "run")
+    loop.train(open_source(hues), TrainingOptions(**{**SMALL, **batch_of(changes), **changes}), run)
+    history = run.history()
+    assert all("accuracy" in line for line in history)
+    learned = ["loss_classification" in line for line in history]
+    assert learned == [False] * 4 + [True] * 4
+    assert history[-1]["val_map"] > 0.95
 
 
 def test_prefixes_of_nested_codes_are_codes(hues: Path, tmp_path: Path) -> None:

@@ -215,6 +215,11 @@ class TrainingOptions:
         return self.epochs // 2 if alone else 0
 
     @property
+    def share_of_codes(self) -> float:
+        """The share of the codes' gradient that reaches the backbone: all of it where no classifier could shape features."""
+        return self.code_gradient if self.objective in READ_BY["code_gradient"] else 1.0
+
+    @property
     def starts_from_itq(self) -> bool:
         """Whether the head, when codes begin to be learned, starts from ITQ of the features: else it stays random."""
         return self.head_start == "itq" and self.objective in OF_PAIRS

@@ -106,7 +106,7 @@ class Updater:
 
     def outputs(self, pixels: Tensor) -> Outputs:
         """What the network makes of pixels, in float32; the share `--code-gradient` of what codes want reaches the backbone."""
-        share = self.options.code_gradient
+        share = self.options.share_of_codes
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             features_DF = self.pooled(pixels)
             read_DF = features_DF if share == 1 else share * features_DF + (1 - share) * features_DF.detach()

@@ -4,6 +4,7 @@ Codes are fitted to the training pictures by ITQ (three seeds), the signs of pri
 ITQ to the searched pictures themselves, as `hashret index` without a model does. `hashret evaluate`'s scores, all in one run.
 
 Run: python benchmarks/fitted.py --data cars.csv --weights FILE --backbone mobilenet_v2 --image-size 96 --out fitted.json
+     python benchmarks/fitted.py --data cars.csv --model RUN --out fitted.json
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hashret.data.sources import open_source
 from hashret.encoding import encode_table
 from hashret.evaluation.compare import Representation, TwoStage, compare
 from hashret.evaluation.gallery import gallery_rule
-from hashret.model.hasher import build
+from hashret.model.hasher import Hasher, build
 from hashret.training import posthoc
 
 SEEDS = (0, 1, 2)
@@ -33,16 +34,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Score and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--model", help="a run, which shows pictures to its network in its own way")
+    parser.add_argument("--weights")
+    parser.add_argument("--backbone")
     parser.add_argument("--mean", type=float, nargs=3)
     parser.add_argument("--std", type=float, nargs=3)
-    parser.add_argument("--image-size", type=int, required=True)
+    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--out", type=Path, required=True)
     options, _ = parser.parse_known_args(arguments)
-    hasher = build(
-        options.backbone, 64, weights=options.weights, image_size=options.image_size, mean=options.mean, std=options.std
-    )
+    if options.model:
+        hasher = Hasher.from_pretrained(options.model)
+    else:
+        size, mean, std = options.image_size, options.mean, options.std
+        hasher = build(options.backbone, 64, weights=options.weights, image_size=size, mean=mean, std=std)
     table = open_source(options.data)
     train, test = (table.where_split(split) for split in ("train", "test"))
     of_train, of_test = (encode_table(hasher, each, what=["features"]).features for each in (train, test))
@@ -52,7 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
     for bits in SIZES:
         given += fitted(of_train, of_test, bits, rule.between(test, test))
     results = compare(given, test, test, rule)
-    document = {"weights": Path(options.weights).name, "results": [result.as_dict() for result in results]}
+    document = {
+        "weights": Path(options.model or options.weights).name,
+        "results": [result.as_dict() for result in results],
+    }
     options.out.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     return 0
 

@@ -29,11 +29,11 @@ from recipes import LENGTHS, STUDIES, Recipe, Study
 HERE = Path(__file__).parent
 PACKAGES = ("hashret", "torch", "torchvision", "numpy")
 FITTED = {
-    "frozen": "Features that were not trained, and codes fitted to them",
-    "trained": "Features that were trained by classification, and codes fitted to them",
+    "frozen": ("Features that were not trained, and codes fitted to them", None),
+    "trained": ("Features that were trained by classification, and codes fitted to them", "classification_64_seed0"),
+    "default": ("Features of the default recipe, and codes fitted to them", "default_64_seed0"),
 }
-TRAINED = "classification_64_seed0"
-"""The run whose features codes are fitted to."""
+"""What is fitted to, by the name of its scores: a title, and the run whose features they are, none for the pretrained ones."""
 SECTIONS = {
     "steps": "Triplets, step by step",
     "objectives": "Objectives under one budget",
@@ -78,9 +78,14 @@ def run_study(study: Study, data: str, options: argparse.Namespace) -> bool:
             well = run_recipe(study, recipe, data, options) and well
     if study.fitted and (options.only or "fitted") in "fitted":
         runs = options.runs / study.name
-        for out, weights in {"frozen": options.weights, "trained": runs / TRAINED}.items():
-            if weights is not None and Path(weights).exists():
-                well = run_fitted(study, data, str(weights), runs / f"{out}.json") and well
+        for name, (_, run) in FITTED.items():
+            if run is None and options.weights:
+                network = f"{study.shared} --weights {options.weights}"
+            elif run is not None and (runs / run / "model.safetensors").exists():
+                network = f"--model {runs / run}"
+            else:
+                continue
+            well = run_fitted(data, network, runs / f"{name}.json") and well
     return well
 
 
@@ -127,13 +132,13 @@ def _status(folder: Path) -> str | None:
     return json.loads(run.read_text("utf-8"))["status"] if run.exists() else None
 
 
-def run_fitted(study: Study, data: str, weights: str, out: Path) -> bool:
-    """Score features of these weights, and codes fitted to them, unless that is done."""
+def run_fitted(data: str, network: str, out: Path) -> bool:
+    """Score features of the network that these flags name, and codes fitted to them, unless that is done."""
     if out.exists():
         return True
     out.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{study.name}: codes fitted to {out.stem} features", file=sys.stderr)
-    words = f"python {HERE / 'fitted.py'} {study.shared} --data {data} --weights {weights} --out {out}"
+    print(f"codes fitted to {out.stem} features", file=sys.stderr)
+    words = f"python {HERE / 'fitted.py'} {network} --data {data} --out {out}"
     return _run(shlex.split(words))
 
 
@@ -202,7 +207,7 @@ def as_markdown(document: dict[str, Any]) -> str:
     for study in document["studies"]:
         lines += [f"## {study['title']}", "", study["rule"], ""]
         for name, scored in study["fitted"].items():
-            lines += [f"### {FITTED[name]}", ""]
+            lines += [f"### {FITTED[name][0]}", ""]
             if scored is None:
                 lines += ["Not run: `python benchmarks/learning.py --only fitted`", ""]
                 continue

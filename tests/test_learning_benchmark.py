@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -113,6 +114,14 @@ def test_what_was_run_is_shown_and_what_was_not_says_so(
     before = (place / "runs/hues/default_16_seed0/scores.json").stat().st_mtime_ns
     assert learning.main([*words, "--only", "default"]) == 0
     assert (place / "runs/hues/default_16_seed0/scores.json").stat().st_mtime_ns == before
+    # Codes are fitted to the features of a run as it shows pictures to its network: they find what its own features find.
+    monkeypatch.setattr(learning, "STUDIES", (dataclasses.replace(study, fitted=True),))
+    monkeypatch.setattr(learning, "FITTED", {"default": ("Features of the default", "default_16_seed0")})
+    assert learning.main([*words, "--only", "fitted"]) == 0
+    scored_features = json.loads((place / "runs/hues/default.json").read_text())["results"][0]["scores"]
+    assert scored_features["map@all"] == scored["float"]["scores"]["map@all"]
+    page = (place / "page.md").read_text()
+    assert "### Features of the default" in page and "| ITQ of the searched pictures, 16 bits |" in page
 
 
 def test_a_training_that_fails_is_no_row(

@@ -218,6 +218,33 @@ def test_an_interruption_before_codes_begin_is_made_up_for(
     assert tensors(run) == tensors(whole) and without_seconds(run) == without_seconds(whole)
 
 
+def test_an_interruption_while_codes_are_fitted_is_made_up_for(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classification = {"objective": "classification", "batch_size": 12}
+    settings = {name: value for name, value in SMALL.items() if not name.endswith(("_per_batch", "_per_class"))}
+    options = codes_alone(**settings, **classification)
+    whole, parts = (create_run(tmp_path / name) for name in ("whole", "parts"))
+    loop.train(open_source(closed_set), options, whole)
+    run_batch, fit = Hasher.run_batch, loop._Loop.fit_codes
+
+    def fitted(self: loop._Loop, *args: Any) -> bool:
+        monkeypatch.setattr(Hasher, "run_batch", interrupted)
+        return fit(self, *args)
+
+    def interrupted(self: Hasher, pixels: torch.Tensor) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return run_batch(self, pixels)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop._Loop, "fit_codes", fitted)
+        result = loop.train(open_source(closed_set), options, parts)
+        monkeypatch.setattr(Hasher, "run_batch", run_batch)
+    assert (result.status, result.epochs) == ("interrupted", 2) and parts.state_path.exists()
+    assert loop.train(open_source(closed_set), options, parts, resume=True).status == "done"
+    assert tensors(parts) == tensors(whole) and without_seconds(parts) == without_seconds(whole)
+
+
 def test_resuming_with_other_pictures_is_refused(
     closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,7 +171,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--head-start",
         choices=settings.HEAD_STARTS,
         help="triplet, dtsh: what codes are when they begin to be learned; itq: fitted to the features by then, without "
-        f"labels (default: {default.head_start})",
+        f"labels; random: nothing yet, or those of --weights RUN with as many bits (default: {default.head_start})",
     )
 
     model = parser.add_argument_group("model")

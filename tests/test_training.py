@@ -28,7 +28,7 @@ from hashret.model.heads import HashHead
 from hashret.training import loop, posthoc
 from hashret.training.options import TrainingOptions
 from hashret.training.pictures import Pace
-from hashret.training.runs import Run, create_run, find_runs
+from hashret.training.runs import Run, best_of, create_run, find_runs
 from hashret.training.splits import split_for_training
 
 SMALL: dict[str, Any] = {
@@ -198,6 +198,30 @@ def test_codes_start_as_itq_of_the_features(
     torch.testing.assert_close(logits_NK.mean(dim=0), torch.zeros(16), atol=1e-4, rtol=0)
     # Features here are as long as they are, where ITQ scales them; hardly a bit is another for that.
     assert ((logits_NK > 0) == (fitted(features_NF) > 0)).float().mean() > 0.95
+
+
+def test_the_model_of_a_run_is_of_an_epoch_in_which_codes_were_learned(
+    closed_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until there is one it is the best without; and patience begins with the codes."""
+    scores = iter([0.6, 0.9, 0.7, 0.3, 0.5, 0.4, 0.4, 0.4])
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: validation(next(scores)))
+    seen = []
+    save = loop._Loop.save_model
+
+    def saved(self: loop._Loop, *args: Any, **more: Any) -> None:
+        seen.append((self.progress.epoch, best_of(self.run.history(), self.options.as_dict()).epoch))
+        save(self, *args, **more)
+
+    monkeypatch.setattr(loop._Loop, "save_model", saved)
+    settings = {"epochs": 8, "patience": 2, "classify_first": 3, **LEAVES_FEATURES_ALONE}
+    result, run = train(closed_set, tmp_path / "run", **settings)
+    assert [epoch for epoch, _ in seen] == [1, 2, 4, 5] and [best for _, best in seen] == [None, 1, 2, 4]
+    assert (result.status, result.epochs, result.best_epoch, result.best_map) == ("stopped early", 7, 5, 0.5)
+    assert best_of(run.history(), run.read()["options"]) == (5, 0.5, 0.5)
+    assert best_of(run.history()[:3], run.read()["options"]).epoch == 2
+    assert best_of(run.history(), {"of": "another version"}).epoch == 2
+    assert best_of([], run.read()["options"]) == (None, None, None)
 
 
 def test_an_interruption_before_codes_begin_is_made_up_for(

@@ -253,6 +253,7 @@ def _facts(
     """What the report says of the run and its model."""
     from hashret.report.verdict import RunFacts
     from hashret.training.diagnosis import found_in
+    from hashret.training.runs import best_of
 
     epoch = hasher.scores.get("epoch")
     config = hasher.config
@@ -285,6 +286,7 @@ def _facts(
         findings=[finding.sentence for finding in found_in(document, history)],
         suspects=named,
         suspects_path=str(run.suspects_path),
+        best_logged=best_of(history, document.get("options", {})).epoch,
     )
 
 

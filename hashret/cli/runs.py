@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hashret.cli.options import add_json_argument, print_json, text_table
-from hashret.errors import HashretError, TrainingError
+from hashret.errors import TrainingError
 
 if TYPE_CHECKING:
     from hashret.training.runs import Run
@@ -63,21 +63,21 @@ def run(args: argparse.Namespace) -> int:
 def _summary(run: Run) -> dict[str, Any]:
     """What a run set out to do, and how far it came: by its log, which a running or killed one has too."""
     from hashret.training.diagnosis import found_in
+    from hashret.training.runs import best_of
 
     try:
         document, history = run.read(), run.history()
     except (TrainingError, OSError, ValueError):
         document, history = {"status": "unreadable"}, []
     options = document.get("options", {})
-    of = "val_" if _trains_codes(options) else "val_float_"
-    best = max(history, key=lambda line: line.get(f"{of}map", 0.0), default={})
+    best = best_of(history, options)
     return {
         "run": run.folder.name,
         "status": document["status"],
         "epochs": f"{max((line['epoch'] for line in history), default=0)}/{options['epochs']}" if options else None,
-        "best": best.get("epoch"),
-        "val_map": best.get(f"{of}map"),
-        "val_hit1": best.get(f"{of}hit1"),
+        "best": best.epoch,
+        "val_map": best.map,
+        "val_hit1": best.hit1,
         "bits": options.get("code_size"),
         "objective": options.get("objective"),
         "margin": document.get("margin"),
@@ -87,16 +87,6 @@ def _summary(run: Run) -> dict[str, Any]:
         "data": document.get("data"),
         "findings": [finding.cause for finding in found_in(document, history)],
     }
-
-
-def _trains_codes(options: dict[str, Any]) -> bool:
-    """Whether a run's epochs are compared by their codes; also of a run of another version, whose settings are unknown."""
-    from hashret.training.options import TrainingOptions
-
-    try:
-        return TrainingOptions.from_dict(options).trains_codes
-    except (HashretError, TypeError):
-        return True
 
 
 def _cell(column: str, value: Any) -> str:

@@ -22,7 +22,7 @@ class RunFacts:
     model_epoch: of the model, from 1; None where nobody wrote it down. logged: validation scores kept with the model, where
     the pictures of the report are those of the validation, else nothing. commands: (what for, command line). findings: what
     is wrong with the run, a sentence each. suspects: training pictures whose labels it doubts, the worst first, with what
-    their `neighbours` say, and the path of that list.
+    their `neighbours` say, and the path of that list. best_logged: the best epoch so far by its log.
     """
 
     name: str
@@ -38,6 +38,7 @@ class RunFacts:
     findings: Sequence[str] = ()
     suspects: PictureTable | None = None
     suspects_path: str = ""
+    best_logged: int | None = None
 
     @property
     def best_epoch(self) -> int | None:
@@ -45,9 +46,7 @@ class RunFacts:
         result = self.document.get("result")
         if isinstance(result, Mapping) and isinstance(result.get("best_epoch"), int) and result["best_epoch"] > 0:
             return int(result["best_epoch"])
-        logged = [line for line in self.history if _number(line.get("val_map")) is not None]
-        best = max(logged, key=lambda line: float(line["val_map"]), default=None)
-        return None if best is None or not isinstance(best.get("epoch"), int) else int(best["epoch"])
+        return self.best_logged
 
 
 def sentences(run: RunFacts, analysis: Analysis) -> list[str]:

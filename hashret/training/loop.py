@@ -193,7 +193,8 @@ class _Loop:
         """Whether there is more to do: "running", "done" or "stopped early"."""
         if self.progress.epoch >= self.options.epochs:
             return "done"
-        if self.options.patience and self.progress.epoch - self.progress.best_epoch >= self.options.patience:
+        without_better = self.progress.epoch - max(self.progress.best_epoch, self.options.codes_from)
+        if self.options.patience and without_better >= self.options.patience:
             return "stopped early"
         return "running"
 
@@ -255,6 +256,8 @@ class _Loop:
             writer.add_scalar(f"epoch/{name}", value, self.steps())
         for name, value in {"lr": self.update.lr, **pace}.items():
             writer.add_scalar(f"train/{name}", value, self.steps())
+        if progress.epoch == self.options.codes_from + 1:
+            progress.best_map = -1.0  # codes that were not learned yet are no longer in question
         # Where codes are not trained, features are what is learned, and codes are fitted to the best of them.
         chosen_by = (validation.map, validation.hit1)
         if not self.options.trains_codes:

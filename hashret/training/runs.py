@@ -17,14 +17,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from hashret.errors import TrainingError
+from hashret.errors import HashretError, TrainingError
+from hashret.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,33 @@ if TYPE_CHECKING:
     from hashret.model.hasher import Hasher
 
 RUN_FILE = "run.json"
+
+
+class Best(NamedTuple):
+    """The epoch whose model a run keeps, from 1, and the validation scores that chose it; None of a run without such."""
+
+    epoch: int | None = None
+    map: float | None = None
+    hit1: float | None = None
+
+
+def best_of(history: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Best:
+    """The best of a run's epochs, by its log and the settings in its run.json.
+
+    By mAP of codes, or of features where codes are not trained. Epochs in which codes were not learned yet count only while there
+    are no others. A run of another version, whose settings are unknown, is taken as one of codes from the first epoch on.
+    """
+    try:
+        options = TrainingOptions.from_dict(settings)
+    except (HashretError, TypeError):
+        options = TrainingOptions(classify_first=0)
+    of = "val_" if options.trains_codes else "val_float_"
+    scored = [
+        line for line in history if isinstance(line.get("epoch"), int) and isinstance(line.get(f"{of}map"), float)
+    ]
+    learned = [line for line in scored if line["epoch"] > options.codes_from]
+    best = max(learned or scored, key=lambda line: float(line[f"{of}map"]), default={})
+    return Best(best.get("epoch"), best.get(f"{of}map"), best.get(f"{of}hit1"))
 
 
 @dataclass(frozen=True)

@@ -206,9 +206,9 @@ def _say_chains(found: NearDuplicates, radius: int) -> None:
     farthest = [max(found.distances[start:stop].tolist()) for start, stop in pairwise(found.offsets.tolist())]
     chains = [distance for distance in farthest if distance > radius]
     if chains:
+        one, many = "group is a chain of near pictures that leads", "groups are chains of near pictures that lead"
         print(
-            f"{counted(len(chains), 'group is a chain', 'groups are chains')} of near pictures that leads up to "
-            f"{max(chains)} bits away from the first; a smaller --radius cuts it",
+            f"{counted(len(chains), one, many)} up to {max(chains)} bits away from the first; a smaller --radius cuts it",
             file=sys.stderr,
         )
 

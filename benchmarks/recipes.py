@@ -72,6 +72,7 @@ def _cars() -> tuple[Recipe, ...]:
             Recipe(STEPS, f"plain loop, margin 8, rate {rate}", f"--lr {rate}", program="plain")
             for rate in ("1e-4", "3e-4", "1e-3")
         ),
+        Recipe(STEPS, "plain loop, half of a batch", "--lr 3e-4 --classes-per-batch 8", program="plain"),
         Recipe(STEPS, "triplets alone", triplets),
         Recipe(STEPS, "and a classifier beside", f"--code-gradient 1 --head-start random {ONCE}"),
         Recipe(STEPS, "and it alone moves the backbone", f"--head-start random {ONCE}"),

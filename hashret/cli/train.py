@@ -29,8 +29,9 @@ Example:  hashret train --data cars/ --exp-name cars64 --code-size 64
           (cars/ holds one folder of pictures a class; the model comes to lie in runs/cars64)
 
 Trains a network that turns pictures into codes of --code-size bits, with triplet loss unless --objective says otherwise:
-pictures of one class come near each other, others stay --margin away, and a classifier shapes the features that codes are made of.
-The best epoch is chosen on a validation split, never on the test split. A run can be stopped with Ctrl-C and continued with `hashret train --resume runs/cars64`."""
+pictures of one class come near each other, others stay --margin away, and a classifier shapes what codes are made of. The
+best epoch is chosen on a validation split, never on the test split. A run can be stopped with Ctrl-C and
+continued with `hashret train --resume runs/cars64`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

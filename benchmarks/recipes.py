@@ -47,7 +47,7 @@ class Study:
 
 DEFAULT = ""
 """Nothing: the default recipe is what `hashret train` does when it is told nothing."""
-ONCE = "--no-mirror"
+ONCE = "--mirror training"
 ALONE = f"--classify 0 --code-gradient 1 {ONCE}"
 """Codes move the backbone, no classifier beside them."""
 
@@ -129,7 +129,7 @@ STUDIES = (
         "Handwritten characters, 20 drawings each: trained on the five alphabets of the first small background "
         "set, of whose characters 15 % are held out to choose the epoch; each of the 2,120 drawings of three other alphabets "
         "queries all the others.",
-        "--backbone resnet18 --image-size 48 --weights none --epochs 30",
+        "--backbone resnet18 --image-size 48 --weights none --epochs 30 --mirror never",
         "--split test --two-stage 100 --logits --controls on",
         (
             Recipe(OBJECTIVES, "default"),

@@ -53,7 +53,7 @@ def codes_alone(**settings: Any) -> TrainingOptions:
     objective = settings.get("objective", TrainingOptions.objective)
     alone = {"classify": 0.0, "code_gradient": 1.0, "head_start": "random"}
     read = {name: value for name, value in alone.items() if objective in READ_BY[name]}
-    return TrainingOptions(**{**read, "mirror": False, **settings})
+    return TrainingOptions(**{**read, "mirror": "training", **settings})
 
 
 def settle(place: Path) -> None:

@@ -61,6 +61,20 @@ def test_any_size(preset: str, size: int) -> None:
         assert Augmentation(preset, size)(smooth(size), random.Random(seed)).shape == (3, size, size)
 
 
+@pytest.mark.parametrize("preset", ["light", "standard", "strong", "shifted"])
+def test_none_is_mirrored_where_that_would_make_another_thing_of_it(preset: str) -> None:
+    """A picture that brightens to the right does so in every part; where a part is erased or black, neither side is brighter."""
+    ramp = np.repeat(np.linspace(60, 190, 24)[None, :, None], 24, axis=0).repeat(3, axis=2).astype(np.uint8)
+    counts = []
+    for mirror in (False, True):
+        _, change, _ = augmentation(preset, Preprocess(24), 24.0, mirror=mirror)
+        assert change is not None
+        seen = [change(ramp, random.Random(seed))[0, 8:16].mean(axis=0, dtype=float) for seed in range(100)]
+        counts.append((sum(row[14] > row[9] for row in seen), sum(row[14] < row[9] for row in seen)))
+    (rises, falls), (either, other) = counts
+    assert rises > 70 and falls < 10 and min(either, other) > 20
+
+
 def test_half_are_mirrored() -> None:
     change = Augmentation("light", 24)
     rising = [

@@ -320,8 +320,9 @@ def test_what_draws_is_not_installed(
 
 def test_the_command_trains_with_the_runs_settings(run: Path, tmp_path: Path) -> None:
     options = TrainingOptions(
-        code_size=48, margin=8.0, mean=(0.5, 0.5, 0.5), keep_epochs=True, lr=3e-4, classes_per_batch=7, device="cpu"
-    )
+        code_size=48, margin=8.0, mean=(0.5, 0.5, 0.5), keep_epochs=True, lr=3e-4, classes_per_batch=7, device="cpu",
+        classify=0.0, code_gradient=1.0, classify_first=0, mirror="never",
+    )  # fmt: skip
     source = {"data": "/내 사진/a b", "label_map": "/m.csv", "on_bad": "skip", "skipped": []}
     command = train_command(run, {"source": source, "options": json.loads(json.dumps(options.as_dict()))})
     assert command is not None

@@ -306,7 +306,7 @@ def train_command(folder: Path, document: Mapping[str, Any]) -> str | None:
             words += [flag, str(value)]
     defaults = TrainingOptions().as_dict()
     for name, value in document["options"].items():
-        if name in ("device", "workers") or value == defaults.get(name) or value in (None, False):
+        if name in ("device", "workers") or value == defaults.get(name) or value is None or value is False:
             continue
         words.append("--" + name.replace("_", "-"))
         if value is not True:

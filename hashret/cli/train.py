@@ -188,9 +188,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--mirror",
-        action=argparse.BooleanOptionalAction,
-        help="outside training, show the network each picture and its mirror image and take the mean: better codes and "
-        "features in twice the time (default: --mirror)",
+        choices=settings.MIRRORS,
+        help="where a mirrored picture shows the same thing; always: training mirrors half of its pictures, and codes and "
+        "features are the mean of those of a picture and of its mirror image, better and in twice the time; training: there "
+        f"alone; never: for letters and other things that a mirror makes others of (default: {default.mirror})",
     )
     model.add_argument(
         "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of pixels in 0..1, where the weights do not say"

@@ -93,10 +93,13 @@ class Augmentation:
     - `strong`: crops of at least 20 %, mirrored, brightness, contrast, saturation ±40 %, sometimes grey or partly erased;
     - `shifted`: moved by up to an eighth, black at the border, mirrored; for small pictures, which crops would blur (4 px of 32:
       He et al., Deep Residual Learning, 2016, section 4.2). Its canvas is the network's input.
+
+    `mirrored` is the share of pictures that are: a half, or none where a mirror makes another thing of them.
     """
 
     preset: str
     image_size: int
+    mirrored: float = 0.5
 
     def __call__(self, canvas_HWC: Picture, draw: random.Random) -> Picture:
         """The pixels of a canvas, changed by what is drawn."""
@@ -106,7 +109,7 @@ class Augmentation:
             shift = max(1, round(SHIFT * size))
             top, left = _below(2 * shift + 1, draw), _below(2 * shift + 1, draw)
             picture = v2.crop(picture, top - shift, left - shift, size, size)
-            picture = v2.horizontal_flip(picture) if draw.random() < 0.5 else picture
+            picture = v2.horizontal_flip(picture) if draw.random() < self.mirrored else picture
             return _channels_first(picture)
         changes = _CHANGES[self.preset]
         picture = v2.resized_crop(
@@ -115,7 +118,7 @@ class Augmentation:
             size=[size, size],
             interpolation=InterpolationMode.BILINEAR,
         )
-        picture = v2.horizontal_flip(picture) if draw.random() < 0.5 else picture
+        picture = v2.horizontal_flip(picture) if draw.random() < self.mirrored else picture
         picture = _coloured(picture, changes, draw)
         pixels = _channels_first(picture)
         if draw.random() < changes.erased:
@@ -142,7 +145,9 @@ def choose_preset(wanted: str, table: PictureTable, image_size: int, side: float
     return preset, why
 
 
-def augmentation(preset: str, preprocess: Preprocess, side: float) -> tuple[Make, Augment | None, tuple[int, ...]]:
+def augmentation(
+    preset: str, preprocess: Preprocess, side: float, *, mirror: bool = True
+) -> tuple[Make, Augment | None, tuple[int, ...]]:
     """(what is made of a picture once, how that is changed at random, the shape of what is made).
 
     `none` is the model's own resizing and no change. The canvas is 256/224 of the network's input, as ImageNet evaluation has
@@ -153,7 +158,8 @@ def augmentation(preset: str, preprocess: Preprocess, side: float) -> tuple[Make
         return preprocess.pixels, None, (3, size, size)
     if preset != "shifted":
         size = max(size, int(min(round(size / CROP_SHARE), side)))
-    return Canvas(preprocess, size), Augmentation(preset, preprocess.image_size), (size, size, 3)
+    changed = Augmentation(preset, preprocess.image_size, 0.5 if mirror else 0.0)
+    return Canvas(preprocess, size), changed, (size, size, 3)
 
 
 def typical_side(table: PictureTable, resize: str) -> float:

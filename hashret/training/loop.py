@@ -461,7 +461,7 @@ def _build_hasher(options: TrainingOptions, split: TrainingSplit) -> Hasher:
         weights=options.weights,
         image_size=options.image_size,
         resize=options.resize,
-        mirror=options.mirror,
+        mirror=options.mirror == "always",
         activation=options.activation,
         mean=options.mean,
         std=options.std,

@@ -25,6 +25,7 @@ RESIZES = ("squash", "crop", "pad")
 AMP = ("auto", "on", "off")
 CACHES = ("auto", "on", "off")
 HEAD_STARTS = ("itq", "random")
+MIRRORS = ("always", "training", "never")
 
 OF_PAIRS = ("triplet", "dtsh")
 """Objectives that compare pictures of a batch, which then holds P classes with K pictures each."""
@@ -75,7 +76,7 @@ class TrainingOptions:
     activation: str = "tanh"
     image_size: int = 224
     resize: str = "squash"
-    mirror: bool = True
+    mirror: str = "always"
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     epochs: int = 30
@@ -124,6 +125,7 @@ class TrainingOptions:
             ("--amp", self.amp, AMP),
             ("--cache", self.cache, CACHES),
             ("--head-start", self.head_start, HEAD_STARTS),
+            ("--mirror", self.mirror, MIRRORS),
         ):
             if name not in allowed:
                 raise UsageError(f"{flag} is {name!r}; choose one of {', '.join(allowed)}")

@@ -47,7 +47,7 @@ def open_loaders(
 
     def opened(pictures: PictureTable, among: PictureTable, preset: str) -> tuple[PictureLoader, str]:
         """A loader of pictures which are found `among` those of a cache, and what it reads."""
-        make, augment, shape = augmentation(preset, preprocess, side)
+        make, augment, shape = augmentation(preset, preprocess, side, mirror=options.mirror != "never")
         cache = open_cache(
             among,
             make,

@@ -24,7 +24,7 @@ from typing import Any
 
 import machine
 import numpy as np
-from recipes import LENGTHS, STUDIES, Recipe, Study
+from recipes import LENGTHS, OBJECTIVES, STEPS, STUDIES, Recipe, Study
 
 HERE = Path(__file__).parent
 PACKAGES = ("hashret", "torch", "torchvision", "numpy")
@@ -152,6 +152,7 @@ def gathered(study: Study, runs: Path) -> dict[str, Any]:
         "name": study.name,
         "title": study.title,
         "rule": study.rule,
+        "aims": study.aims,
         "fitted": {name: _read(runs / study.name / f"{name}.json") for name in FITTED if study.fitted},
         "rows": rows,
     }
@@ -214,11 +215,40 @@ def as_markdown(document: dict[str, Any]) -> str:
             lines += ["| | hit@1 | mAP@all |", "|---|---|---|"]
             lines += [f"| {result['name']} | {_hit(result)} | {_map(result)} |" for result in scored["results"]]
             lines += [""]
+        if study["aims"]:
+            lines += _against_aims(study["rows"])
         for section, title in SECTIONS.items():
             rows = [row for row in study["rows"] if row["section"] == section]
             if rows:
                 lines += [f"### {title}", "", *(_by_length(rows) if section == LENGTHS else _one_by_one(rows)), ""]
     return "\n".join(lines)
+
+
+def _against_aims(rows: list[dict[str, Any]]) -> list[str]:
+    """What was aimed for, and how far the default is from it: 64 bits, one seed."""
+    run = [row for row in rows if row["results"] is not None and row["section"] in (STEPS, OBJECTIVES)]
+    default = next((row["results"] for row in run if row["name"] == "default"), None)
+    plain = [row["results"] for row in run if row["program"] == "plain"]
+    if default is None or not plain:
+        return []
+    best = max(_value(row["results"]["float"], "hit@1") for row in run)
+    base = max(_value(results["hash"], "map@all") for results in plain)
+    aims = [
+        (
+            f"hit@1 of its codes at most 8 points below the best features of all rows ({best:.3f})",
+            best - 0.08,
+            "hash",
+            "hit@1",
+        ),
+        ("hit@1 after two-stage search at most 1 point below them", best - 0.01, "two-stage", "hit@1"),
+        (f"mAP of its codes at least 5 points above the best plain loop ({base:.3f})", base + 0.05, "hash", "map@all"),
+    ]
+    lines = ["### What was aimed for with the default, 64 bits", ""]
+    for aim, least, kind_of, name in aims:
+        found = _value(default[kind_of], name)
+        verdict = "met" if found >= least else f"missed by {100 * (least - found):.1f} points"
+        lines.append(f"- {aim}: {found:.3f}, {verdict}")
+    return [*lines, ""]
 
 
 def _one_by_one(rows: list[dict[str, Any]]) -> list[str]:
@@ -285,7 +315,11 @@ def _map(result: dict[str, Any] | None) -> str:
 
 
 def _score(result: dict[str, Any] | None, name: str) -> str:
-    return "" if result is None else f"{result['scores'][name]['expected']:.3f}"
+    return "" if result is None else f"{_value(result, name):.3f}"
+
+
+def _value(result: dict[str, Any], name: str) -> float:
+    return float(result["scores"][name]["expected"])
 
 
 if __name__ == "__main__":

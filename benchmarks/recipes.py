@@ -41,6 +41,8 @@ class Study:
     shared: str
     evaluate: str
     recipes: tuple[Recipe, ...]
+    aims: bool = False
+    """Whether the default was to come near the best features and away from the plain loop, which the page then says."""
     fitted: bool = False
     """Whether features are scored too, untrained ones and trained ones, and codes that are fitted to them without labels."""
 
@@ -107,6 +109,7 @@ STUDIES = (
         "--backbone mobilenet_v2 --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --image-size 96 --epochs 12",
         "--split test --two-stage 100 --logits",
         _cars(),
+        aims=True,
         fitted=True,
     ),
     Study(

@@ -124,6 +124,30 @@ def test_what_was_run_is_shown_and_what_was_not_says_so(
     assert "### Features of the default" in page and "| ITQ of the searched pictures, 16 bits |" in page
 
 
+def row(name: str, program: str = "train", section: str = "steps", **scores: tuple[float, float]) -> dict[str, Any]:
+    results = {
+        kind: {"scores": {"hit@1": {"expected": hit}, "map@all": {"expected": precision}}}
+        for kind, (hit, precision) in scores.items()
+    }
+    return {"name": name, "program": program, "section": section, "results": results or None}
+
+
+def test_the_page_says_how_far_the_default_is_from_what_was_aimed_for() -> None:
+    rows = [
+        row("plain loop", "plain", hash=(0.1, 0.06), float=(0.3, 0.1)),
+        row("another rate", "plain", hash=(0.2, 0.05), float=(0.2, 0.1)),
+        row("classification", hash=(0.3, 0.2), float=(0.5, 0.2)),
+        row("never run"),
+        row("longer", section="best", hash=(0.9, 0.9), float=(0.9, 0.9)),
+    ]
+    assert learning._against_aims(rows) == []
+    default = {"hash": (0.4, 0.12), "two-stage": (0.49, 0.2), "float": (0.45, 0.2)}
+    text = "\n".join(learning._against_aims([*rows, row("default", **default)]))
+    assert "best features of all rows (0.500): 0.400, missed by 2.0 points" in text
+    assert "at most 1 point below them: 0.490, met" in text
+    assert "above the best plain loop (0.060): 0.120, met" in text
+
+
 def test_a_training_that_fails_is_no_row(
     small_study: tuple[recipes.Study, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

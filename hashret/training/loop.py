@@ -388,8 +388,7 @@ class _Loop:
         self, hasher: Hasher, features_of: Callable[[torch.Tensor], torch.Tensor], interrupt: Interrupt
     ) -> torch.Tensor:
         """What `features_of` gives for training pictures as they are, unchanged: (N, F), of as many as ITQ looks at."""
-        n = len(self.split.train)
-        rows = np.sort(np.random.default_rng(self.options.seed).permutation(n)[: posthoc.SAMPLE])
+        rows = posthoc.sampled_rows(len(self.split.train), self.options.seed)
         batches = row_batches(rows, self.options.batch_size)
         found = []
         with PictureLoader(self.split.train, hasher.preprocess.pixels, workers=self.options.workers) as pictures:

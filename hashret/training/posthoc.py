@@ -133,11 +133,16 @@ def random_rotation(width: int, rng: np.random.Generator) -> npt.NDArray[np.floa
     return rotation
 
 
+def sampled_rows(n: int, seed: int) -> npt.NDArray[np.int64]:
+    """Which of n vectors are looked at, ascending: all, or SAMPLE of them drawn with the seed."""
+    if n <= SAMPLE:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, SAMPLE, replace=False))
+
+
 def _sample(vectors: Embeddings, seed: int) -> Floats:
     """At most SAMPLE of the vectors, in their order, of length 1."""
-    rows = np.arange(len(vectors))
-    if len(rows) > SAMPLE:
-        rows = np.sort(np.random.default_rng(seed).choice(len(rows), SAMPLE, replace=False))
+    rows = sampled_rows(len(vectors), seed)
     sample = np.empty((len(rows), vectors.shape[1]), np.float32)
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         sample[start : start + _ROWS_AT_ONCE] = unit_vectors(vectors[rows[start : start + _ROWS_AT_ONCE]])

@@ -460,7 +460,7 @@ def test_features_that_stay_are_not_rounded_again(data: Path, tmp_path: Path, dt
 def unflushed() -> Iterator[None]:
     """Commits that do not wait for the disk: there are many, and what survives a power cut is not the question."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable, "flush", lambda path: None)
+        patch.setattr(durable, "flush", lambda *paths: None)
         yield
 
 

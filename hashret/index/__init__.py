@@ -1,10 +1,12 @@
 """Indexes in memory and on disk: codes or features, ids and records. docs/format.md has the rules of a folder.
 
 hamming.py, cosine.py  the two indexes, on base.py     store.py     a folder with codes and features side by side
-contents.py            immutable segments, ids         storage.py   contents to a folder and back
-manifest.py            the one file that commits       records.py   ids, paths, labels, attributes (SQLite)
-features.py            rows of features, exact sums    durable.py   atomic files, the writer lock
-tiled.py               float search tile by tile       candidates.py, dots.py   what a tile leaves over, its products
+contents.py            what is there at one moment     storage.py   commits: contents to a folder and back
+manifest.py            the one file that commits       segments.py  a segment's files, written and mapped
+generations.py         who reads which generation      durable.py   every change on disk, the writer lock
+checksums.py           of files and their blocks       records.py   ids, paths, labels, attributes (SQLite)
+features.py            rows of features, exact sums    tiled.py     float search tile by tile
+candidates.py, dots.py   what a tile leaves over, its products
 near_duplicates.py     pairs and groups of ids
 """
 

@@ -20,6 +20,10 @@ from hashret.index.records import STAMP, MemoryRecords, Record, Records
 
 if TYPE_CHECKING:
     from hashret.hamming.multi_index import MultiIndex
+    from hashret.index.generations import Lease
+
+MERGED = 1 << 25
+"""Stored segments of more bytes are not copied to be one with others, but by compacting the index."""
 
 Ids = npt.NDArray[np.int64]
 Features = npt.NDArray[Any]
@@ -38,6 +42,8 @@ class Segment:
     entry: SegmentEntry | None = None
     """Where it is stored; None while it is in memory only."""
     unsaved_deletes: bool = False
+    lease: Lease | None = None
+    """What keeps its files where they are while this is read."""
     multi_index: MultiIndex | None = None
     """Buckets of the codes, in memory only; they stay with the codes, whatever rows are deleted."""
 
@@ -48,6 +54,11 @@ class Segment:
     def n_alive(self) -> int:
         """Rows that are not deleted."""
         return len(self) if self.alive is None else int(np.count_nonzero(self.alive))
+
+    @property
+    def n_bytes(self) -> int:
+        """What ids, codes and features of all rows take."""
+        return sum(array.nbytes for array in (self.ids, self.codes, self.features) if array is not None)
 
     @functools.cached_property
     def _by_id(self) -> tuple[Ids, Ids]:
@@ -203,14 +214,21 @@ class Contents:
 
         Segments without a living row leave, those with more deleted than living rows are written anew, and what is new takes
         in the segments before it that are at most twice as long. So an index that is changed every day stays a few segments, and
-        each row is copied a logarithmic number of times.
+        each row is copied a logarithmic number of times. Large segments stay as they are: a change takes no long time and
+        no more memory than what is new and MERGED bytes.
         """
         segments: list[Segment] = []
         for segment in self.segments:
             if not segment.n_alive:
                 continue
-            segments.append(segment.living() if 2 * segment.n_alive < len(segment) else segment)
-            while len(segments) > 1 and segments[-1].entry is None and _short_before(segments[-2], segments[-1]):
+            sparse = 2 * segment.n_alive < len(segment) and segment.n_bytes <= MERGED
+            segments.append(segment.living() if sparse else segment)
+            while (
+                len(segments) > 1
+                and segments[-1].entry is None
+                and segments[-2].n_bytes <= MERGED
+                and _short_before(segments[-2], segments[-1])
+            ):
                 segments[-2:] = [_joined(segments[-2].living(), segments[-1].living())]
         return Contents(tuple(segments))
 

@@ -9,22 +9,26 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hashret import __version__
 from hashret.codes import BIT_ORDER, MAX_CODE_SIZE
 from hashret.errors import IndexFormatError
-from hashret.index.durable import replace_file
+from hashret.index import durable
 from hashret.index.features import DTYPES, METRICS
 
 FORMAT = "hashret-index"
-FORMAT_VERSION = 2
-"""The newest; an index that version 1 can describe is written as version 1, so older readers keep reading it."""
+FORMAT_VERSION = 3
+"""The newest; an index that an older version can describe is written as that, so that older readers keep reading it."""
 NAME = "manifest.json"
+COPIES = "generations"
+"""Folder of the copies of manifests."""
 
 CODES, FEATURES, IDS, METADATA = "codes.npy", "features.npy", "ids.npy", "metadata.sqlite"
-_SEGMENT_FILES = {CODES, FEATURES, IDS, METADATA}
+BLOCKS = "blocks.npy"
+_SEGMENT_FILES = {CODES, FEATURES, IDS, METADATA, BLOCKS}
 _NAME = re.compile(r"[0-9a-z][0-9a-z-]{0,99}")
 _DELETED_NAME = re.compile(r"deleted-[0-9a-z-]{1,99}\.npy")
 _LARGEST_MANIFEST = 1 << 26
@@ -76,11 +80,18 @@ class Manifest:
     @property
     def format_version(self) -> int:
         """The oldest format version that can describe this index."""
+        if any(BLOCKS in segment.files for segment in self.segments):
+            return 3
         return 2 if self.dim is not None and (self.feature_dtype == "int8" or self.feature_metric != "cosine") else 1
 
 
-def write(folder: Path, manifest: Manifest) -> None:
-    """Commit: readers that open the folder from now on see this manifest, whole."""
+def copy_of(folder: Path, generation: int) -> Path:
+    """Where the copy of the manifest of a generation lies (generations.py)."""
+    return folder / COPIES / f"{generation:06d}.json"
+
+
+def write(folder: Path, manifest: Manifest, after: Iterable[Path] = ()) -> None:
+    """Commit: readers that open the folder from now on see this manifest, whole. First `after` is brought to the disk."""
     content = {
         "format": FORMAT,
         "format_version": manifest.format_version,
@@ -90,7 +101,12 @@ def write(folder: Path, manifest: Manifest) -> None:
         **dataclasses.asdict(manifest),
     }
     content["checksum"] = _checksum(content)
-    replace_file(folder / NAME, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    spelled = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    copy = copy_of(folder, manifest.generation)
+    if not copy.parent.exists():
+        durable.make_folder(copy.parent)
+    durable.write_file(copy, [spelled])
+    durable.replace_file(folder / NAME, spelled, after)
 
 
 def read(folder: Path) -> Manifest:
@@ -98,6 +114,11 @@ def read(folder: Path) -> Manifest:
     path = folder / NAME
     if not path.is_file():
         raise IndexFormatError(f"{folder} is no hashret index: it has no {NAME}; give the folder that `index` wrote")
+    return read_file(path)
+
+
+def read_file(path: Path) -> Manifest:
+    """The checked manifest in this file, as `read` gives it."""
     if path.stat().st_size > _LARGEST_MANIFEST:
         raise _damaged(path, "it is far too large")
     try:
@@ -111,7 +132,7 @@ def read(folder: Path) -> Manifest:
         raise _damaged(path, "its format version is no whole number")
     if version > FORMAT_VERSION:
         raise IndexFormatError(
-            f"{folder} has index format {version}, this hashret {__version__} reads up to {FORMAT_VERSION}; "
+            f"{path.parent} has index format {version}, this hashret {__version__} reads up to {FORMAT_VERSION}; "
             "upgrade hashret, or build the index again with this version"
         )
     if content.pop("checksum", None) != _checksum(content):
@@ -178,7 +199,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
         feature_metric=feature_metric,
     )
     if parsed.format_version > content["format_version"]:
-        raise _damaged(path, f"its features need format version {parsed.format_version}")
+        raise _damaged(path, f"what it describes needs format version {parsed.format_version}")
     return parsed
 
 

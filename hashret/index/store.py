@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ class Store:
             segment = new_segment(n, vectors, ids, records, before.next_id)
             if n == 0:
                 return checked_ids(None, 0, 0)
-            after = contents.added(segment, ids_given=ids is not None)
+            after = contents.added(segment, ids_given=ids is not None).tidied()
             next_id = max(before.next_id, int(segment.ids.max()) + 1)
             self._manifest, self._contents = storage.commit(self.folder, before, after, next_id)
         return segment.ids
@@ -203,6 +204,21 @@ class Store:
     def find(self, string_ids: Sequence[str]) -> Ids:
         """The id of the row whose record has each string id, -1 where there is none."""
         return self._contents.find(string_ids)
+
+    def compact(self) -> int:
+        """How many deleted rows left: the living ones are one segment now, in the same order, in one commit.
+
+        Takes as much room on the disk as the index once more while it runs, and little memory. Nothing is done where that is
+        so already. Rows without a record stay apart from those with one, in segments of their own.
+        """
+        with durable.writer_lock(self.folder):
+            before, contents = storage.load(self.folder)
+            self._require_same(before.uid)
+            deleted = sum(len(segment) - segment.n_alive for segment in contents.segments)
+            kinds = [segment.records is None for segment in contents.segments]
+            if deleted or any(earlier == later for earlier, later in itertools.pairwise(kinds)):
+                self._manifest, self._contents = storage.compact(self.folder, before, contents)
+        return deleted
 
     def verify(self) -> int:
         """Bytes whose checksums were read and found right; IndexFormatError names the first bad file."""

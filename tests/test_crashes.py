@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hashret.index import Store, durable, records, storage
+from hashret.index import Store, damage, durable, records, storage
 
 State = tuple[tuple[Any, ...], ...]
 
@@ -187,7 +187,7 @@ class Recorder:
             there = (out / "index").exists()
             self.found.append(state_of(out / "index") if there else None)
             if there:
-                storage.verify(out / "index")
+                damage.verify(out / "index")
             self._really_remove(out)
 
 

@@ -1,7 +1,8 @@
 """The command line: one file per command; parse, call, print.
 
 A command is a module with `add_arguments(parser)` and `run(args) -> exit status`. Only the module of the command that was
-typed is imported, so that `hashret query --code` starts without torch.
+typed is imported, so that `hashret query --code` starts without torch. A module may name VERBS: `hashret index verify` is
+the module index_verify.
 """
 
 from __future__ import annotations
@@ -104,13 +105,17 @@ def _run(argv: list[str]) -> int:
     overview.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     command = overview.parse_args(argv[:1] or ["--help"]).command
     module = importlib.import_module(f"hashret.cli.{command}")
+    typed = 1
+    if argv[1:2] and argv[1] in getattr(module, "VERBS", ()):
+        command, typed = f"{command} {argv[1]}", 2
+        module = importlib.import_module(f"hashret.cli.{command.replace(' ', '_')}")
     parser = _ExampleFirst(
         prog=f"hashret {command}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    args = parser.parse_args(argv[1:])
+    args = parser.parse_args(argv[typed:])
     with _log_shown():
         status: int = module.run(args)
     return status

@@ -38,10 +38,18 @@ Example:  hashret index MYPHOTOS --out my.index
 Encodes every picture and writes a folder with its code and, beside it, its id, path, label and attributes. Without --model no
 labels and no training are needed: a network that was trained on ImageNet gives features, codes are fitted to them, and a table
 says how well the codes keep the neighbours of the features. With --embeddings the features come from a file instead.
-Interrupted encoding goes on where it stopped when the same command is typed again. --append adds pictures to an index, by the
-model that made it; a picture whose id is there already is refused, and then nothing is added. --sync makes the index follow the
-pictures: new ones are added, changed ones encoded anew, moved ones known again by their bytes, and those that are gone removed;
-what is unchanged is not read. Type the same command again whenever pictures changed."""
+Interrupted encoding goes on where it stopped when the same command is typed again.
+
+--append adds pictures to an index, by the model that made it. A picture whose id is there already is refused, and then nothing
+is added; --upsert replaces what has its id. --sync makes the index follow the pictures: new ones are added, changed ones encoded
+anew, moved ones known again by their bytes, and those that are gone removed; what is unchanged is not read. Type the same
+command again whenever pictures changed.
+
+`hashret index info INDEX` says what an index holds; verify, repair, compact and remove look after it (each with --help). A
+folder of pictures that has such a name is given as ./info."""
+
+VERBS = ("info", "verify", "repair", "compact", "remove")
+"""Words after `hashret index` that are commands of their own, in index_info.py and so on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, required=False)
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX", help="the index folder to write")
     parser.add_argument("--append", action="store_true", help="add to an index that exists")
+    parser.add_argument(
+        "--upsert", action="store_true", help="like --append, but what has the id of a picture is replaced by it"
+    )
     sync.add_arguments(parser)
     fitted = new_index.add_arguments(parser)
     fitted.add_argument(
@@ -89,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         made, skipped_list = _make(args, source, store, model, unfinished)
         target = store or new_index.create(unfinished / "index", args, made)
         records = None if source.table is None else source.table.select(made.encoded.rows).records()
-        target.append(made.encoded.codes, made.encoded.features, records=records)
+        target.append(made.encoded.codes, made.encoded.features, records=records, upsert=args.upsert)
         if store is None:
             target = new_index.moved(target.folder, out)
     _say(args, target, made, skipped_list)
@@ -101,6 +112,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.data is not None and args.pictures is not None:
         raise UsageError(f"the pictures are named twice, {args.pictures} and --data {args.data}; leave one out")
     args.data = args.data or args.pictures
+    args.append = args.append or args.upsert
     if args.data is None and args.embeddings is None:
         raise UsageError("no pictures are named; give a folder, a CSV or a zip of them, or --embeddings NPY")
     if args.ids is not None and (args.embeddings is None or args.data is not None):
@@ -165,7 +177,9 @@ def _store_to_extend(args: argparse.Namespace, source: _Source) -> Store:
         holds = f"keeps features as {store.feature_dtype}" if store.feature_dtype else "holds no features"
         raise UsageError(f"{args.out} {holds}; leave --feature-dtype out when appending")
     ids = [] if source.table is None else source.table.ids
-    here = [name for name, found in zip(ids, store.find(ids).tolist(), strict=True) if found >= 0]
+    here = (
+        [] if args.upsert else [name for name, found in zip(ids, store.find(ids).tolist(), strict=True) if found >= 0]
+    )
     if here:
         raise UsageError(
             f"{counted(len(here), 'id')} of {source.name} {'is' if len(here) == 1 else 'are'} in {args.out} already, the "

@@ -16,6 +16,7 @@ from hashret.errors import UsageError
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
     from hashret.images import Box
+    from hashret.index.base import VectorIndex
 
 SOURCE_HELP = (
     "a folder of class folders (train/val/test on top are recognised), a flat folder, a CSV (id,path,label,split,...), a "
@@ -62,6 +63,30 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """Declare --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def add_where_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declare --where."""
+    parser.add_argument(
+        "--where",
+        type=_condition,
+        metavar="CONDITION",
+        help=f'{what}: id, path, label, split and attributes compared with numbers and texts, as in "view = 90 and time in '
+        "('day', 'night')\"; =, !=, <, <=, >, >=, in, is null, and, or, not, brackets",
+    )
+
+
+def count_where(index: VectorIndex, where: str) -> int:
+    """How many pictures of the index meet the condition; UsageError where it asks for an attribute that none has."""
+    from hashret.index.where import Condition
+
+    for name in Condition(where).names if len(index) else ():
+        quoted = '"' + name.replace('"', '""') + '"'
+        if not index.count(f"{quoted} is not null"):
+            raise UsageError(
+                f"no picture in the index has an attribute {name!r}; `hashret index info` lists what there is"
+            )
+    return index.count(where)
 
 
 def open_data(args: argparse.Namespace) -> PictureTable:
@@ -112,6 +137,17 @@ def positive(text: str) -> int:
 def not_negative(text: str) -> int:
     """The number that a flag's text writes, from 0."""
     return _whole_number(text, 0)
+
+
+def _condition(text: str) -> str:
+    from hashret.errors import SearchError
+    from hashret.index.where import Condition
+
+    try:
+        Condition(text)
+    except SearchError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _whole_number(text: str, least: int) -> int:

@@ -18,8 +18,10 @@ import numpy as np
 from hashret.cli import new_index
 from hashret.cli.options import (
     add_json_argument,
+    add_where_argument,
     box_of,
     check_writable,
+    count_where,
     counted,
     model_place,
     positive,
@@ -40,8 +42,9 @@ Example:  hashret query --index cars.index photo.jpg -k 10 --sheet found.png
 Finds the nearest pictures exactly: nearest first, equally near ones in the order in which they were indexed. Photos are
 encoded by the model that made the index; --embedding takes float vectors in their place, for an index that was made of such.
 --code takes a code in hexadecimal instead and needs no model (and no torch). With --radius all pictures up to that distance
-are listed. --metric asymmetric weighs every bit by how sure the model is of the photo's; --rerank 100 ranks only the 100
-nearest codes, by features where the index has them, or else by that."""
+are listed; --where "view = 90 and label = 'car'" searches only among pictures whose record meets a condition. --metric
+asymmetric weighs every bit by how sure the model is of the photo's; --rerank 100 ranks only the 100 nearest codes, by
+features where the index has them, or else by that."""
 
 _NEARNESS = {"hamming": "distance", "asymmetric": "similarity", "cosine": "similarity"}
 """How results call their nearness: bits, smaller is nearer, or a similarity, larger is nearer."""
@@ -94,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="rank only the N nearest codes, by --metric cosine or asymmetric (default: features where the index has them)",
     )
+    add_where_argument(parser, "search only among pictures that meet this condition")
     parser.add_argument("--not-itself", action="store_true", help="leave out the result that is the query's own file")
     parser.add_argument(
         "--model", metavar="RUN", help="the model, if it no longer lies where it did when the index was made"
@@ -119,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
     """Search and print."""
     _check(args)
     index, metric = _open(args)
+    among = len(index) if args.where is None else count_where(index, args.where)
     if args.explain:
         if metric == "cosine" or args.rerank:
             raise UsageError("--explain is about one search among codes; leave out --rerank and --metric cosine")
@@ -145,6 +150,7 @@ def run(args: argparse.Namespace) -> int:
                 "rerank": args.rerank,
                 "exact": True,
                 "pictures": len(index),
+                **({} if args.where is None else {"where": args.where, "chosen": among}),
                 "search_ms": round(search_ms, 3),
                 "sheet": args.sheet,
                 **({"explain": [dataclasses.asdict(each) for each in explanations]} if args.explain else {}),
@@ -154,10 +160,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     here = str(Path.cwd()) + os.sep  # paths below it are shown as one would type them
     unit = _COLUMNS[metric]
-    among = f"; the {min(args.rerank, len(index)):,} nearest codes ranked by {unit} similarity" if args.rerank else ""
+    ranked = f"; the {min(args.rerank, among):,} nearest codes ranked by {unit} similarity" if args.rerank else ""
+    met = "" if args.where is None else f" where {args.where}"
     for number, (name, hits) in enumerate(zip(names, results, strict=True)):
         what = f"the {len(hits):,} nearest of" if radius is None else f"{len(hits):,} within {radius:g} {unit} of"
-        print("\n" * (number > 0) + f"{name}: {what} {counted(len(index), 'picture')}{among}")
+        print("\n" * (number > 0) + f"{name}: {what} {counted(among, 'picture')}{met}{ranked}")
         rows = [
             [
                 str(hit["rank"]),
@@ -313,21 +320,22 @@ def _search(
     With --explain then also how the segments of the index were searched.
     """
     among_codes = {} if metric == "cosine" else {"threads": args.threads, "explain": args.explain}
+    chosen = {"where": args.where}
     given = {"hamming": queries.codes, "asymmetric": queries.logits, "cosine": queries.features}[metric]
     explanations: list[Explanation] = []
     if radius is not None:
-        offsets, distances, ids, *how = index.search_radius(given, radius, **among_codes)
+        offsets, distances, ids, *how = index.search_radius(given, radius, **among_codes, **chosen)
         explanations = how[0] if how else []
         return [(distances[a:b].tolist(), ids[a:b].tolist()) for a, b in pairwise(offsets)], explanations
     k = min(args.k + args.not_itself, max(1, len(index)))
     if args.rerank:
         ranked_by = {"features" if metric == "cosine" else "logits": given}
         among = args.rerank + args.not_itself
-        distances, ids, _ = index.search_two_stage(queries.codes, k, among, threads=args.threads, **ranked_by)
+        distances, ids, _ = index.search_two_stage(queries.codes, k, among, threads=args.threads, **ranked_by, **chosen)
     elif metric == "cosine":
-        distances, ids = index.search(given, k)
+        distances, ids = index.search(given, k, **chosen)
     else:
-        distances, ids, *how = index.search(given, k, metric=metric, **among_codes)
+        distances, ids, *how = index.search(given, k, metric=metric, **among_codes, **chosen)
         explanations = how[0] if how else []
     found = [(d[i >= 0].tolist(), i[i >= 0].tolist()) for d, i in zip(distances, ids, strict=True)]
     return found, explanations

@@ -5,6 +5,8 @@ contents.py            what is there at one moment     storage.py   commits: con
 manifest.py            the one file that commits       segments.py  a segment's files, written and mapped
 generations.py         who reads which generation      durable.py   every change on disk, the writer lock
 checksums.py           of files and their blocks       records.py   ids, paths, labels, attributes (SQLite)
+where.py               conditions on records           damage.py    what is damaged, and what is left of it
+info.py                what an index holds and takes
 features.py            rows of features, exact sums    tiled.py     float search tile by tile
 candidates.py, dots.py   what a tile leaves over, its products
 near_duplicates.py     pairs and groups of ids

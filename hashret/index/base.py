@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.errors import SearchError
-from hashret.index import durable, manifest, records, storage
+from hashret.index import damage, durable, manifest, records, storage
 from hashret.index.contents import Contents, Ids, Segment, checked_ids
 from hashret.index.manifest import Manifest
 from hashret.index.records import Record
+from hashret.index.where import Condition
 
 Index = TypeVar("Index", bound="VectorIndex")
 
@@ -68,6 +69,10 @@ class VectorIndex:
         """The record of each id: {"id", "path", "label", "split", **attributes}, or None where there is none."""
         return self._contents.records(_whole_numbers(ids))
 
+    def count(self, where: str) -> int:
+        """How many vectors have a record that meets the condition (where.py has the rules)."""
+        return len(self._chosen(where))
+
     def find(self, string_ids: Sequence[str]) -> Ids:
         """The id of the vector whose record has each string id, -1 where there is none."""
         return self._contents.find(string_ids)
@@ -103,7 +108,11 @@ class VectorIndex:
 
     def verify(self) -> int:
         """Bytes whose checksums were read and found right, 0 in memory; IndexFormatError names the first bad file."""
-        return 0 if self._folder is None else storage.verify(self._folder)
+        return 0 if self._folder is None else damage.verify(self._folder)
+
+    def _chosen(self, where: str | None) -> Contents:
+        """The contents as they are now, of which only what the condition chooses lives."""
+        return self._contents.where(None if where is None else Condition(where))
 
     def _adopt(self, folder: Path, described: Manifest, contents: Contents) -> None:
         """This index is what the folder holds."""
@@ -120,13 +129,17 @@ class VectorIndex:
         vectors: Mapping[str, Any],
         ids: npt.ArrayLike | None,
         given_records: Sequence[Mapping[str, Any]] | None,
+        upsert: bool,
     ) -> Ids:
         """Take n vectors in; returns their ids."""
         with self._lock:
-            segment = new_segment(n, vectors, ids, given_records, self._next_id)
             if any(stored.codes is not None and stored.features is not None for stored in self._contents.segments):
                 raise SearchError("this index holds codes and features; open it as a Store, whose append takes both")
-            self._contents = self._contents.added(segment, ids_given=ids is not None)
+            contents = self._contents
+            if upsert:
+                contents, ids = without_replaced(contents, ids, given_records, self._next_id)
+            segment = new_segment(n, vectors, ids, given_records, self._next_id)
+            self._contents = contents.added(segment, ids_given=ids is not None)
             self._next_id = max(self._next_id, int(segment.ids.max(initial=-1)) + 1)
         return segment.ids.copy()
 
@@ -144,6 +157,27 @@ def new_segment(
     if given_records is not None:
         kept = records.MemoryRecords(records.checked(given_records, new_ids.tolist()))
     return Segment(ids=new_ids, records=kept, **vectors)
+
+
+def without_replaced(
+    contents: Contents,
+    ids: npt.ArrayLike | None,
+    given_records: Sequence[Mapping[str, Any]] | None,
+    next_id: int,
+) -> tuple[Contents, Ids]:
+    """The contents less what new rows replace, and the ids of the new rows: what is replaced keeps its id.
+
+    New rows replace what has their id or, where none are given, the string id of their record.
+    """
+    if ids is not None:
+        taken = checked_ids(ids, len(np.asarray(ids)), next_id)
+        return contents.without(taken[contents.locate(taken)[0] >= 0]), taken
+    if given_records is None or not all("id" in record for record in given_records):
+        raise SearchError("an upsert replaces what has the same id; give ids, or records with ids")
+    taken = contents.find([str(record["id"]) for record in given_records])
+    known = taken >= 0
+    taken = np.where(known, taken, next_id + np.cumsum(~known) - 1)
+    return contents.without(checked_ids(taken, len(taken), next_id)[known]), taken
 
 
 def _whole_numbers(ids: npt.ArrayLike) -> Ids:

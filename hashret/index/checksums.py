@@ -9,8 +9,11 @@ from pathlib import Path
 
 import xxhash
 
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 """Bytes of a block; the last one of a file may be shorter."""
+
+
+_READ = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ def digest_of(parts: Iterable[bytes | memoryview]) -> Digest:
 
 
 def parts_of(path: Path) -> Iterator[bytes]:
-    """The bytes of a file, a block at a time."""
+    """The bytes of a file, some at a time."""
     with path.open("rb") as file:
-        while part := file.read(BLOCK):
+        while part := file.read(_READ):
             yield part

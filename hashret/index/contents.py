@@ -16,7 +16,8 @@ import numpy.typing as npt
 from hashret.codes import Bits, Codes
 from hashret.errors import SearchError
 from hashret.index.manifest import SegmentEntry
-from hashret.index.records import STAMP, MemoryRecords, Record, Records
+from hashret.index.records import STAMP, MemoryRecords, NoRecords, Record, Records
+from hashret.index.where import Condition
 
 if TYPE_CHECKING:
     from hashret.hamming.multi_index import MultiIndex
@@ -108,6 +109,11 @@ class Segment:
             changed.__dict__["_by_id"] = self._by_id
         return changed
 
+    def where(self, condition: Condition) -> Segment:
+        """The same, of which only those rows live that the condition chooses."""
+        chosen = condition.mask(NoRecords(len(self)) if self.records is None else self.records)
+        return dataclasses.replace(self, alive=chosen if self.alive is None else chosen & self.alive)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contents:
@@ -157,6 +163,10 @@ class Contents:
                     record.pop(STAMP, None)
                 found[place] = record
         return found
+
+    def where(self, condition: Condition | None) -> Contents:
+        """The same rows, of which only those live that the condition chooses; None chooses all."""
+        return self if condition is None else Contents(tuple(segment.where(condition) for segment in self.segments))
 
     def vectors(self, ids: Ids) -> dict[str, npt.NDArray[Any]]:
         """Codes, features or both of these ids (at least one), in that order, as they are kept; SearchError without one."""

@@ -82,10 +82,12 @@ class FeatureIndex(VectorIndex):
         features_ND: npt.ArrayLike,
         ids: npt.ArrayLike | None = None,
         records: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        upsert: bool = False,
     ) -> Ids:
         """Ids (N,) int64 of the vectors taken in; as `HammingIndex.add`. SearchError, and nothing added, for NaN or infinity."""
         rows = features.rows_of(features_ND, self.dim, self.dtype, self._METRIC)
-        return self._add(len(rows), {"features": rows}, ids, records)
+        return self._add(len(rows), {"features": rows}, ids, records, upsert)
 
     def save(self, folder: str | Path) -> None:
         """As `VectorIndex.save`: store the index in a new or empty folder, or its changes in its own folder."""
@@ -103,29 +105,31 @@ class FeatureIndex(VectorIndex):
             )
             self._adopt(target, *storage.create(target, described, self._contents, self._next_id))
 
-    def search(self, features_QD: npt.ArrayLike, k: int, threads: int | None = None) -> tuple[Similarities, Ids]:
+    def search(
+        self, features_QD: npt.ArrayLike, k: int, threads: int | None = None, *, where: str | None = None
+    ) -> tuple[Similarities, Ids]:
         """Similarities (Q, k) float32 descending, padded with NaN, and ids (Q, k) int64, padded with -1.
 
         Equal similarities give the earlier row. threads: for fewer than 20 queries, None takes all cores; larger batches
-        are multiplied by BLAS, on the threads that OMP_NUM_THREADS or its like allow.
+        are multiplied by BLAS, on the threads that OMP_NUM_THREADS or its like allow. where: as in `HammingIndex.search`.
         """
         k, n_threads = checked_k(k), checked_threads(threads)
-        contents = self._contents
+        contents = self._chosen(where)
         queries = features.queries_of(features_QD, self.dim, self._METRIC)
         similarities, rows = tiled.search(self._stretches(contents), queries, int(k), self._CAP, n_threads)
         return similarities, _ids(contents, rows)
 
     def search_radius(
-        self, features_QD: npt.ArrayLike, radius: float, threads: int | None = None
+        self, features_QD: npt.ArrayLike, radius: float, threads: int | None = None, *, where: str | None = None
     ) -> tuple[npt.NDArray[np.int64], Similarities, Ids]:
         """Offsets (Q + 1) int64, similarities float32 and ids int64 of all vectors at least as similar as `radius`.
 
         Those of query i are from offsets[i] to offsets[i + 1], descending, equal ones give the earlier row. radius: the
-        least similarity, for cosine from -1 to 1. threads: as in `search`.
+        least similarity, for cosine from -1 to 1. threads, where: as in `search`.
         """
         self._check_radius(radius)
         n_threads = checked_threads(threads)
-        contents = self._contents
+        contents = self._chosen(where)
         queries = features.queries_of(features_QD, self.dim, self._METRIC)
         offsets, similarities, rows = tiled.search_radius(
             self._stretches(contents), queries, radius, self._CAP, n_threads

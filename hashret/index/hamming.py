@@ -77,14 +77,17 @@ class HammingIndex(VectorIndex):
         codes_NB: npt.ArrayLike,
         ids: npt.ArrayLike | None = None,
         records: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        upsert: bool = False,
     ) -> Ids:
         """Ids (N,) int64 of the codes taken in: those given, or continuing after the largest id ever given.
 
         records: {"id", "path", "label", "split", any attributes} for each code. The codes are copied. All are added,
-        or none and a CodeError or SearchError: for an id or string id that is here already, for instance.
+        or none and a CodeError or SearchError: for an id or string id that is here already, for instance. upsert: what has
+        such an id is replaced instead, keeps its id, and moves to the end.
         """
         codes = check_codes(codes_NB, self.code_size).copy()
-        return self._add(len(codes), {"codes": codes}, ids, records)
+        return self._add(len(codes), {"codes": codes}, ids, records, upsert)
 
     def build_multi_index(self, threads: int | None = None) -> int:
         """Bytes of memory that buckets beside the codes take, once made: seconds for millions of codes.
@@ -120,6 +123,7 @@ class HammingIndex(VectorIndex):
         metric: Literal["hamming"] = "hamming",
         *,
         explain: Literal[False] = False,
+        where: str | None = None,
     ) -> tuple[npt.NDArray[np.int32], Ids]: ...
 
     @overload
@@ -131,6 +135,7 @@ class HammingIndex(VectorIndex):
         metric: Literal["hamming"] = "hamming",
         *,
         explain: Literal[True],
+        where: str | None = None,
     ) -> tuple[npt.NDArray[np.int32], Ids, list[Explanation]]: ...
 
     @overload
@@ -142,6 +147,7 @@ class HammingIndex(VectorIndex):
         *,
         metric: Literal["asymmetric"],
         explain: Literal[False] = False,
+        where: str | None = None,
     ) -> tuple[Similarities, Ids]: ...
 
     @overload
@@ -153,6 +159,7 @@ class HammingIndex(VectorIndex):
         *,
         metric: Literal["asymmetric"],
         explain: Literal[True],
+        where: str | None = None,
     ) -> tuple[Similarities, Ids, list[Explanation]]: ...
 
     def search(
@@ -163,15 +170,17 @@ class HammingIndex(VectorIndex):
         metric: str = "hamming",
         *,
         explain: bool = False,
+        where: str | None = None,
     ) -> Any:
         """Distances (Q, k) int32 and ids (Q, k) int64, ascending by (distance, row), padded with -1.
 
         queries: packed codes (Q, B). With metric "asymmetric" they are logits (Q, code_size), the model's thresholds already
         subtracted, and the answer is similarities (Q, k) float32, descending, equal ones by row, padded with NaN: how they
         are summed is defined in hamming/asymmetric.py. explain: a third thing comes back, how each segment of the index was
-        searched, what that should have cost and what it did.
+        searched, what that should have cost and what it did. where: only among those whose record meets this condition
+        ("view = 90 and label = 'car'", where.py has the rules); SearchError where it cannot be read.
         """
-        contents = self._contents
+        contents = self._chosen(where)
         near, places, explanations = self._nearest(contents, queries, k, threads, metric, explain)
         found = near, _ids_at(contents, places)
         return (*found, explanations) if explain else found
@@ -189,6 +198,7 @@ class HammingIndex(VectorIndex):
         logits: npt.ArrayLike | None = None,
         features: npt.ArrayLike | None = None,
         threads: int | None = None,
+        where: str | None = None,
     ) -> TwoStage:
         """Similarities (Q, k) float32 and ids (Q, k) int64 of the best of the `rerank` nearest codes, and the score's name.
 
@@ -196,14 +206,14 @@ class HammingIndex(VectorIndex):
         (Q, code_size), as `search` takes them, or by their features (Q, D), where the index holds features beside its
         codes: with the same similarities as an asymmetric search, or as the index of these features (CosineIndex, mostly),
         descending, equal ones by row, padded with NaN and -1. Both stages are exact; what the first leaves out is not found.
-        SearchError unless either logits or features are given, and rerank is at least k.
+        where: as in `search`. SearchError unless either logits or features are given, and rerank is at least k.
         """
         if (logits is None) == (features is None):
             raise SearchError("a two-stage search ranks either by logits or by features; give one of them")
         for name, number, least in (("k", k, 1), ("rerank", rerank, k)):
             if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
                 raise SearchError(f"{name} is {number!r}, expected a whole number from {least}")
-        contents = self._contents
+        contents = self._chosen(where)
         within = min(int(rerank), max(1, len(contents)))
         _, places, _ = self._nearest(contents, codes_QB, within, threads, "hamming")
         # In the order of rows, which a stable sort keeps where similarities are equal.
@@ -217,23 +227,41 @@ class HammingIndex(VectorIndex):
 
     @overload
     def search_radius(
-        self, codes_QB: npt.ArrayLike, radius: int, threads: int | None = None, *, explain: Literal[False] = False
+        self,
+        codes_QB: npt.ArrayLike,
+        radius: int,
+        threads: int | None = None,
+        *,
+        explain: Literal[False] = False,
+        where: str | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Ids]: ...
 
     @overload
     def search_radius(
-        self, codes_QB: npt.ArrayLike, radius: int, threads: int | None = None, *, explain: Literal[True]
+        self,
+        codes_QB: npt.ArrayLike,
+        radius: int,
+        threads: int | None = None,
+        *,
+        explain: Literal[True],
+        where: str | None = None,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Ids, list[Explanation]]: ...
 
     def search_radius(
-        self, codes_QB: npt.ArrayLike, radius: int, threads: int | None = None, *, explain: bool = False
+        self,
+        codes_QB: npt.ArrayLike,
+        radius: int,
+        threads: int | None = None,
+        *,
+        explain: bool = False,
+        where: str | None = None,
     ) -> Any:
         """Offsets (Q + 1) int64, distances int32 and ids int64 of all codes at most `radius` bits away.
 
         Those of query i are from offsets[i] to offsets[i + 1], ascending by (distance, row). explain: a fourth thing comes
-        back, as in `search`.
+        back, as in `search`. where: as in `search`.
         """
-        contents = self._contents
+        contents = self._chosen(where)
         queries = check_codes(codes_QB, self.code_size)
         empty = np.zeros((0, queries.shape[1]), np.uint8)
         offsets, distances, ids = hamming.search_radius(empty, queries, radius, self.code_size, threads=threads)

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from hashret.errors import IndexFormatError, SearchError
+from hashret.index.where import Column
 
 Record = dict[str, Any]
 FIELDS = ("id", "path", "label", "split")
@@ -28,6 +31,9 @@ class Records(Protocol):
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
         """The rows that carry these string ids; ids without a row are absent."""
+
+    def column(self, name: str) -> Column:
+        """A field or an attribute of all rows; None where a row has no such attribute."""
 
 
 def checked(records: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> list[Record]:
@@ -73,12 +79,29 @@ class MemoryRecords:
         """The rows that carry these string ids."""
         return {name: self._rows[name] for name in ids if name in self._rows}
 
+    def column(self, name: str) -> Column:
+        """A field or an attribute of all rows."""
+        return _column(len(self._records), ((row, record.get(name)) for row, record in enumerate(self._records)))
+
+
+class NoRecords:
+    """What conditions see of rows without records."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._n_rows = n_rows
+
+    def column(self, name: str) -> Column:
+        """Nothing for any row."""
+        return Column([None], np.zeros(self._n_rows, np.int32))
+
 
 class StoredRecords:
     """Records in an SQLite file, opened read-only for each call so that threads and forks share nothing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, n_rows: int) -> None:
         self._path = path
+        self._n_rows = n_rows
+        self._columns: dict[str, Column] = {}
 
     def at(self, rows: Sequence[int]) -> list[Record]:
         """The records of some rows, in that order; IndexFormatError when one is missing."""
@@ -98,16 +121,54 @@ class StoredRecords:
             found.setdefault(name, []).append(row)
         return found
 
+    def column(self, name: str) -> Column:
+        """A field or an attribute of all rows; kept, since filters ask again. IndexFormatError for a row that cannot be."""
+        if name not in self._columns:
+            if name in FIELDS:
+                cells = self._execute(f"SELECT row, {name} FROM records")
+            else:
+                # SQLite's own JSON functions end names and texts at a NUL.
+                found = self._execute("SELECT row, attributes FROM records")
+                cells = ((row, json.loads(attributes).get(name)) for row, attributes in found)
+            try:
+                self._columns[name] = _column(self._n_rows, cells)
+            except (IndexError, TypeError, ValueError, AttributeError) as error:
+                raise IndexFormatError(f"{self._path} is damaged: its records are no rows of this segment") from error
+        return self._columns[name]
+
     def _select(self, statement: str, values: Sequence[int | str]) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(values), _VARIABLES):
+            some = values[start : start + _VARIABLES]
+            yield from self._execute(f"{statement}({','.join('?' * len(some))})", *some)
+
+    def _execute(self, statement: str, *values: int | str) -> Iterator[tuple[Any, ...]]:
         # Immutable: no lock files beside it, so it works from a read-only medium.
         address = self._path.resolve().as_uri() + "?mode=ro&immutable=1"
         try:
             with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
-                for start in range(0, len(values), _VARIABLES):
-                    some = values[start : start + _VARIABLES]
-                    yield from connection.execute(f"{statement}({','.join('?' * len(some))})", some)
+                yield from connection.execute(statement, values)
         except (sqlite3.Error, json.JSONDecodeError) as error:
             raise IndexFormatError(f"{self._path} is damaged or missing: {error}") from error
+
+
+def _column(n_rows: int, cells: Iterable[tuple[int, Any]]) -> Column:
+    """The column of these rows and values; None for rows that do not come."""
+    values: list[Any] = [None]
+    # True and 1 and 1.0 are one key of a dictionary, but not one value.
+    known: dict[tuple[type, Any], int] = {}
+    codes = np.zeros(n_rows, np.int32)
+    for row, value in cells:
+        if value is None:
+            continue
+        if not 0 <= row < n_rows:
+            raise IndexError(row)
+        key = (type(value), value if isinstance(value, (str, int, float)) else json.dumps(value, sort_keys=True))
+        code = known.get(key)
+        if code is None:
+            code = known[key] = len(values)
+            values.append(value)
+        codes[row] = code
+    return Column(values, codes)
 
 
 def write(path: Path, records: Iterable[Record]) -> None:

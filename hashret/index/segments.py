@@ -98,7 +98,7 @@ def read(folder: Path, described: Manifest, entry: SegmentEntry) -> Segment:
         alive[rows] = False
     if METADATA in entry.files:
         check_size(place / METADATA, entry.files[METADATA])
-        stored_records = records.StoredRecords(place / METADATA)
+        stored_records = records.StoredRecords(place / METADATA, entry.rows)
     return Segment(ids, codes, features, alive, stored_records, entry)
 
 
@@ -124,6 +124,21 @@ def map_array(path: Path, file: FileEntry, row: np.dtype[Any], n_rows: int) -> n
         return np.empty(shape, dtype)
     # As a plain array: every slice of a memmap would pay for its subclass.
     return np.asarray(np.memmap(path, dtype, "r", start, shape))
+
+
+def map_rows(path: Path, row: np.dtype[Any], n_rows: int) -> npt.NDArray[Any]:
+    """The rows of an array in a file whose own header is not asked, as it may be damaged; its size was checked."""
+    return np.asarray(np.memmap(path, row.base, "r", len(header(row, n_rows)), (n_rows, *row.shape)))
+
+
+def header(row: np.dtype[Any], n_rows: int) -> bytes:
+    """How a .npy file of so many rows begins, as hashret and numpy write it."""
+    opened = io.BytesIO()
+    little = row.base.newbyteorder("<")
+    shape = (n_rows, *row.shape)
+    description = {"descr": np.lib.format.dtype_to_descr(little), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(opened, description)
+    return opened.getvalue()
 
 
 def check_size(path: Path, file: FileEntry) -> None:
@@ -176,12 +191,8 @@ def _as_npy(parts: Sequence[tuple[npt.NDArray[Any], Bits | None]]) -> Iterator[b
     """The bytes of a .npy file, rows some at a time."""
     first = parts[0][0]
     little = first.dtype.newbyteorder("<")
-    n_rows = sum(len(array) if alive is None else np.count_nonzero(alive) for array, alive in parts)
-    header = io.BytesIO()
-    shape = (int(n_rows), *first.shape[1:])
-    description = {"descr": np.lib.format.dtype_to_descr(little), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, description)
-    yield header.getvalue()
+    n_rows = sum(len(array) if alive is None else int(np.count_nonzero(alive)) for array, alive in parts)
+    yield header(np.dtype((little, first.shape[1:])), n_rows)
     for array, alive in parts:
         step = max(1, _PART // max(1, array[:1].nbytes))
         for start in range(0, len(array), step):

@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hashret.errors import IndexFormatError, SearchError
 from hashret.index import durable, generations, manifest, segments
-from hashret.index.checksums import digest_of, parts_of
 from hashret.index.contents import Contents, Segment
 from hashret.index.manifest import Manifest, SegmentEntry
 from hashret.index.segments import SEGMENTS
@@ -110,23 +107,6 @@ def new_manifest(
 ) -> Manifest:
     """The description of an index that holds nothing yet."""
     return Manifest(secrets.token_hex(16), 0, 0, code_size, dim, feature_dtype, model, (), feature_metric)
-
-
-def verify(folder: Path) -> int:
-    """Bytes read: every file of the index has the size and SHA-256 that the manifest says, or IndexFormatError."""
-    described, contents = load(folder)
-    total = 0
-    for entry in described.segments:
-        for name, file in entry.files.items():
-            path = folder / SEGMENTS / entry.name / name
-            segments.check_size(path, file)
-            if digest_of(parts_of(path)).sha256 != file.sha256:
-                raise segments.damaged(path, "its checksum is wrong")
-            total += file.n_bytes
-    ids = contents.ids()
-    if len(np.unique(ids)) != len(ids):
-        raise segments.damaged(folder, "an id is given to two rows")
-    return total
 
 
 def _part(segment: Segment, described: Manifest) -> Segment:

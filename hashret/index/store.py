@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from hashret.codes import bytes_per_code, check_codes
 from hashret.errors import SearchError
-from hashret.index import durable, storage
-from hashret.index.base import new_segment, require_model
-from hashret.index.contents import Contents, Ids, checked_ids
+from hashret.index import damage, durable, storage
+from hashret.index.base import new_segment, require_model, without_replaced
+from hashret.index.contents import Contents, Ids
 from hashret.index.features import DTYPES, DTYPES_IN_WORDS, METRICS, check_dim, rows_of
 from hashret.index.records import Record
+from hashret.index.where import Condition
 
 
 class Store:
@@ -118,24 +119,33 @@ class Store:
         features: npt.ArrayLike | None = None,
         ids: npt.ArrayLike | None = None,
         records: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        upsert: bool = False,
     ) -> Ids:
-        """Ids (N,) int64 of the rows that were added as one segment, in one commit.
+        """Ids (N,) int64 of the rows that were added, in one commit.
 
         codes (N, B) packed uint8 exactly when the store holds codes; features (N, dim) floats exactly when it holds
         features. ids continue after the largest ever given unless they are given. An id or
-        string id that is here already is a SearchError, and nothing is added.
+        string id that is here already is a SearchError, and nothing is added. upsert: what has such an id is replaced
+        instead, keeps its id, and moves to the end.
         """
         n, vectors = self._checked(codes, features)
         with durable.writer_lock(self.folder):
             before, contents = storage.load(self.folder)
             self._require_same(before.uid)
+            if upsert:
+                contents, ids = without_replaced(contents, ids, records, before.next_id)
             segment = new_segment(n, vectors, ids, records, before.next_id)
             if n == 0:
-                return checked_ids(None, 0, 0)
+                return segment.ids
             after = contents.added(segment, ids_given=ids is not None).tidied()
             next_id = max(before.next_id, int(segment.ids.max()) + 1)
             self._manifest, self._contents = storage.commit(self.folder, before, after, next_id)
         return segment.ids
+
+    def chosen(self, where: str) -> Ids:
+        """Ids of the living rows whose record meets a condition (where.py has the rules), in order."""
+        return self._contents.where(Condition(where)).ids()
 
     def remove(self, ids: npt.ArrayLike) -> int:
         """How many rows were removed, in one commit; SearchError, and nothing removed, when an id is not here."""
@@ -147,7 +157,7 @@ class Store:
             self._require_same(before.uid)
             after = contents.without(given.astype(np.int64))
             if len(given):
-                self._manifest, self._contents = storage.commit(self.folder, before, after, before.next_id)
+                self._manifest, self._contents = storage.commit(self.folder, before, after.tidied(), before.next_id)
         return len(given)
 
     def replace(
@@ -222,7 +232,7 @@ class Store:
 
     def verify(self) -> int:
         """Bytes whose checksums were read and found right; IndexFormatError names the first bad file."""
-        return storage.verify(self.folder)
+        return damage.verify(self.folder)
 
     def _checked(self, codes: npt.ArrayLike | None, features: npt.ArrayLike | None) -> tuple[int, dict[str, Any]]:
         """How many rows are given, and their codes and features as they are kept; SearchError for what does not fit."""

@@ -1,0 +1,230 @@
+"""What is damaged in an index folder, to the rows, and an index of what is left of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashret.codes import bytes_per_code
+from hashret.errors import IndexFormatError
+from hashret.index import durable, manifest, records, segments, storage
+from hashret.index.checksums import BLOCK, digest_of, parts_of
+from hashret.index.contents import Contents, Ids, Segment
+from hashret.index.features import row_type
+from hashret.index.manifest import BLOCKS, CODES, FEATURES, IDS, METADATA, Manifest, SegmentEntry
+from hashret.index.segments import SEGMENTS
+
+SET_ASIDE = "damaged"
+"""Folder in the index to which a repair copies the segments that it replaces."""
+
+Progress = Callable[[int], object]
+"""Hears how many bytes were read since it was called last."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """A file that is not what the manifest says, and the rows (N,) int64 of its segment that this may have changed."""
+
+    segment: str
+    file: str
+    why: str
+    rows: Ids
+
+
+@dataclasses.dataclass(frozen=True)
+class Repaired:
+    """What a repair found and what it left."""
+
+    damages: list[Damage]
+    manifest_from: Path | None
+    """The copy that the manifest was taken from, where it was damaged itself."""
+    lost: list[str]
+    """Rows that are gone: the string id where it is known, or "id 12", or "row 3 of a segment"."""
+    records_lost: int
+    """Rows that are kept, but whose string id, path, label and attributes are gone."""
+    deletes_lost: int
+    """Rows that had been deleted and may be back, as it is not known any more which they were."""
+
+
+def find(folder: Path, described: Manifest, progress: Progress = lambda n_bytes: None) -> Iterator[Damage]:
+    """The damaged files of an index, after reading every byte."""
+    for entry in described.segments:
+        place = folder / SEGMENTS / entry.name
+        blocks = _known_blocks(place, entry)
+        for name, file in sorted(entry.files.items()):
+            rows = np.arange(0 if name == BLOCKS else entry.rows)
+            try:
+                segments.check_size(place / name, file)
+            except IndexFormatError as error:
+                yield Damage(entry.name, name, str(error), rows)
+                continue
+            found = digest_of(parts_of(place / name))
+            progress(file.n_bytes)
+            if found.sha256 == file.sha256:
+                continue
+            if name in (IDS, CODES, FEATURES) and name in blocks:
+                wrong = np.flatnonzero(np.array(found.blocks, np.uint64) != blocks[name])
+                rows = _rows_in_blocks(wrong, _row_of(described, name), entry.rows)
+            yield Damage(entry.name, name, str(segments.damaged(place / name, "its checksum is wrong")), rows)
+
+
+def verify(folder: Path, progress: Progress = lambda n_bytes: None) -> int:
+    """Bytes read: every file of the index is what the manifest says, and ids are unique; or IndexFormatError for the first."""
+    described = manifest.read(folder)
+    for damage in find(folder, described, progress):
+        raise IndexFormatError(damage.why)
+    check_ids(folder)
+    return sum(file.n_bytes for entry in described.segments for file in entry.files.values())
+
+
+def check_ids(folder: Path) -> None:
+    """IndexFormatError where an id is given to two living rows."""
+    ids = storage.load(folder)[1].ids()
+    if len(np.unique(ids)) != len(ids):
+        raise segments.damaged(folder, "an id is given to two rows")
+
+
+def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
+    """Make what is whole the next generation; where nothing is damaged nothing is changed.
+
+    Lost are rows of which a block of ids, codes or features is damaged, and all records of a segment whose SQLite file is
+    damaged. Where it is not known any more which rows were deleted they are back, but of two rows with one id the later
+    stays. A damaged manifest is replaced by the newest whole copy of one; IndexFormatError where there is none. Segments that
+    were damaged are copied to `damaged` in the folder first.
+    """
+    with durable.writer_lock(folder):
+        described, manifest_from = _whole_manifest(folder)
+        damages = list(find(folder, described, progress))
+        lost: list[str] = []
+        records_lost = deletes_lost = 0
+        kept: list[Segment] = []
+        for entry in described.segments:
+            wrong = [damage for damage in damages if damage.segment == entry.name]
+            if not wrong:
+                kept.append(segments.read(folder, described, entry))
+                continue
+            files = {damage.file for damage in wrong}
+            deletes_lost += entry.n_deleted if entry.deleted in files else 0
+            left, names = _left_of(folder, described, entry, wrong)
+            lost += names
+            if left is None:
+                continue
+            records_lost += left.n_alive if METADATA in files else 0
+            kept.append(left)
+            place = folder / SEGMENTS / entry.name
+            shutil.copytree(place, folder / SET_ASIDE / entry.name, symlinks=True, dirs_exist_ok=True)
+        if damages or manifest_from is not None:
+            contents = _latest_of_each_id(kept) if deletes_lost else Contents(tuple(kept))
+            storage.commit(folder, described, contents, described.next_id)
+        return Repaired(damages, manifest_from, lost, records_lost, deletes_lost)
+
+
+def _whole_manifest(folder: Path) -> tuple[Manifest, Path | None]:
+    """The manifest, or the newest copy of one that is whole, and which that is."""
+    try:
+        return manifest.read(folder), None
+    except IndexFormatError:
+        for copy in sorted((folder / manifest.COPIES).glob("*.json"), key=lambda path: (len(path.name), path.name))[
+            ::-1
+        ]:
+            try:
+                return manifest.read_file(copy), copy
+            except IndexFormatError:
+                continue
+        raise
+
+
+def _left_of(
+    folder: Path, described: Manifest, entry: SegmentEntry, wrong: Sequence[Damage]
+) -> tuple[Segment | None, list[str]]:
+    """The rows of a damaged segment that are whole, None without any, and the names of those that are lost."""
+    place = folder / SEGMENTS / entry.name
+    files = {damage.file for damage in wrong}
+    in_arrays = [damage.rows for damage in wrong if damage.file in (IDS, CODES, FEATURES)]
+    alive = np.ones(entry.rows, np.bool_)
+    if entry.deleted is not None and entry.deleted not in files:
+        row = np.dtype("<i8")
+        alive[segments.map_array(place / entry.deleted, entry.files[entry.deleted], row, entry.n_deleted)] = False
+    bad = np.zeros(entry.rows, np.bool_)
+    for rows in in_arrays:
+        bad[rows] = True
+    lost = np.flatnonzero(alive & bad)
+    known = None
+    if METADATA in entry.files and METADATA not in files:
+        known = records.StoredRecords(place / METADATA, entry.rows)
+    if known is not None:
+        names = [str(record["id"]) for record in known.at(lost.tolist())]
+    else:
+        names = [f"row {row} of {entry.name}" for row in lost.tolist()]
+    alive &= ~bad
+    if not alive.any():
+        return None, names
+
+    def whole(name: str) -> npt.NDArray[Any] | None:
+        row = _row_of(described, name)
+        return None if row is None else segments.map_rows(place / name, row, entry.rows)
+
+    ids = whole(IDS)
+    assert ids is not None
+    return Segment(ids, whole(CODES), whole(FEATURES), alive, known), names
+
+
+def _latest_of_each_id(kept: Sequence[Segment]) -> Contents:
+    """The segments, less what is not alive and rows whose id a later one has."""
+    seen: set[int] = set()
+    found: list[Segment] = []
+    for segment in reversed(kept):
+        alive = np.ones(len(segment), np.bool_) if segment.alive is None else segment.alive
+        if seen:
+            again = np.isin(segment.ids, np.fromiter(seen, np.int64)) & alive
+            if again.any():
+                segment = segment.without(np.flatnonzero(again))
+        found.append(segment)
+        seen.update(segment.ids[alive].tolist())
+    return Contents(tuple(segment for segment in reversed(found) if segment.n_alive))
+
+
+def _row_of(described: Manifest, name: str) -> np.dtype[Any] | None:
+    """What a row of an array of a segment is, None where the index has no such array."""
+    if name == IDS:
+        return np.dtype("<i8")
+    if name == CODES:
+        bits = described.code_size
+        return None if bits is None else np.dtype(("u1", (bytes_per_code(bits),)))
+    return None if described.dim is None else row_type(str(described.feature_dtype), described.dim)
+
+
+def _known_blocks(place: Path, entry: SegmentEntry) -> dict[str, npt.NDArray[np.uint64]]:
+    """The checksums of the blocks of each file, where the segment has them and they are whole."""
+    file = entry.files.get(BLOCKS)
+    covered = {
+        name: -(-each.n_bytes // BLOCK)
+        for name, each in sorted(entry.files.items())
+        if name not in (BLOCKS, entry.deleted)
+    }
+    try:
+        if file is None or digest_of(parts_of(place / BLOCKS)).sha256 != file.sha256:
+            return {}
+        blocks = segments.map_array(place / BLOCKS, file, np.dtype("<u8"), sum(covered.values()))
+    except (OSError, IndexFormatError):
+        return {}
+    ends = np.cumsum(list(covered.values()))
+    return {name: blocks[end - n : end] for (name, n), end in zip(covered.items(), ends, strict=True)}
+
+
+def _rows_in_blocks(wrong: Ids, row: np.dtype[Any] | None, n_rows: int) -> Ids:
+    """The rows that have a byte in one of these blocks of their file."""
+    assert row is not None
+    start = len(segments.header(row, n_rows))
+    found = [np.empty(0, np.int64)]
+    for block in wrong.tolist():
+        first = (block * BLOCK - start) // row.itemsize
+        last = -(-((block + 1) * BLOCK - start) // row.itemsize)
+        found.append(np.arange(max(0, first), min(last, n_rows)))
+    return np.unique(np.concatenate(found))

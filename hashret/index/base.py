@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.errors import SearchError
-from hashret.index import damage, durable, manifest, records, storage
+from hashret.index import damage, durable, generations, manifest, records, storage
 from hashret.index.contents import Contents, Ids, Segment, checked_ids
 from hashret.index.manifest import Manifest
 from hashret.index.records import Record
@@ -105,6 +105,7 @@ class VectorIndex:
                         f"this index knows {self._manifest.generation}); load it again and repeat the changes"
                     )
                 self._adopt(target, *storage.commit(target, there, self._contents, self._next_id))
+                generations.remove_unused(target, self._manifest)
 
     def verify(self) -> int:
         """Bytes whose checksums were read and found right, 0 in memory; IndexFormatError names the first bad file."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hashret.codes import bytes_per_code
 from hashret.errors import IndexFormatError
-from hashret.index import durable, manifest, records, segments, storage
+from hashret.index import durable, generations, manifest, records, segments, storage
 from hashret.index.checksums import BLOCK, digest_of, parts_of
 from hashret.index.contents import Contents, Ids, Segment
 from hashret.index.features import row_type
@@ -121,7 +121,8 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
             shutil.copytree(place, folder / SET_ASIDE / entry.name, symlinks=True, dirs_exist_ok=True)
         if damages or manifest_from is not None:
             contents = _latest_of_each_id(kept) if deletes_lost else Contents(tuple(kept))
-            storage.commit(folder, described, contents, described.next_id)
+            after, _ = storage.commit(folder, described, contents, described.next_id)
+            generations.remove_unused(folder, after)
         return Repaired(damages, manifest_from, lost, records_lost, deletes_lost)
 
 

@@ -57,7 +57,6 @@ def _replaced(
     """Make these segments the next generation; what was written for it is brought to the disk first."""
     after = dataclasses.replace(before, generation=before.generation + 1, next_id=next_id, segments=tuple(entries))
     manifest.write(folder, after, dict.fromkeys(unflushed))
-    generations.remove_unused(folder, after)
     return load(folder)
 
 

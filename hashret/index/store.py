@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,16 @@ import numpy.typing as npt
 
 from hashret.codes import bytes_per_code, check_codes
 from hashret.errors import SearchError
-from hashret.index import damage, durable, storage
+from hashret.index import damage, durable, generations, storage
 from hashret.index.base import new_segment, require_model, without_replaced
 from hashret.index.contents import Contents, Ids
 from hashret.index.features import DTYPES, DTYPES_IN_WORDS, METRICS, check_dim, rows_of
+from hashret.index.manifest import Manifest
 from hashret.index.records import Record
 from hashret.index.where import Condition
+
+_Change = Callable[[Manifest, Contents], tuple[Contents, int]]
+"""Takes what is there, and gives what is to be there and the next id."""
 
 
 class Store:
@@ -130,18 +134,20 @@ class Store:
         instead, keeps its id, and moves to the end.
         """
         n, vectors = self._checked(codes, features)
-        with durable.writer_lock(self.folder):
-            before, contents = storage.load(self.folder)
-            self._require_same(before.uid)
+        new_ids = np.empty(0, np.int64)
+
+        def added(before: Manifest, contents: Contents) -> tuple[Contents, int]:
+            nonlocal new_ids
+            taken = ids
             if upsert:
-                contents, ids = without_replaced(contents, ids, records, before.next_id)
-            segment = new_segment(n, vectors, ids, records, before.next_id)
-            if n == 0:
-                return segment.ids
-            after = contents.added(segment, ids_given=ids is not None).tidied()
-            next_id = max(before.next_id, int(segment.ids.max()) + 1)
-            self._manifest, self._contents = storage.commit(self.folder, before, after, next_id)
-        return segment.ids
+                contents, taken = without_replaced(contents, ids, records, before.next_id)
+            segment = new_segment(n, vectors, taken, records, before.next_id)
+            new_ids = segment.ids
+            after = contents.added(segment, ids_given=taken is not None)
+            return after, max(before.next_id, int(new_ids.max(initial=-1)) + 1)
+
+        self._change(added, anything=n > 0)
+        return new_ids
 
     def chosen(self, where: str) -> Ids:
         """Ids of the living rows whose record meets a condition (where.py has the rules), in order."""
@@ -152,12 +158,9 @@ class Store:
         given = np.asarray(ids)
         if given.ndim != 1 or not (np.issubdtype(given.dtype, np.integer) or not len(given)):
             raise SearchError(f"ids have shape {given.shape} and dtype {given.dtype}, expected a list of whole numbers")
-        with durable.writer_lock(self.folder):
-            before, contents = storage.load(self.folder)
-            self._require_same(before.uid)
-            after = contents.without(given.astype(np.int64))
-            if len(given):
-                self._manifest, self._contents = storage.commit(self.folder, before, after.tidied(), before.next_id)
+        self._change(
+            lambda before, contents: (contents.without(given.astype(np.int64)), before.next_id), anything=len(given) > 0
+        )
         return len(given)
 
     def replace(
@@ -183,16 +186,15 @@ class Store:
         n, vectors = (0, nothing) if codes is None and features is None else self._checked(codes, features)
         taken = np.full(n, -1, np.int64) if ids is None else np.asarray(ids, np.int64)
         gone, described = np.asarray(remove, np.int64), np.asarray(describe, np.int64)
-        with durable.writer_lock(self.folder):
-            before, contents = storage.load(self.folder)
-            self._require_same(before.uid)
+        new_ids = taken
+
+        def replaced(before: Manifest, contents: Contents) -> tuple[Contents, int]:
+            nonlocal new_ids
             if generation is not None and before.generation != generation:
                 raise SearchError(
                     f"{self.folder} was changed by another command meanwhile (generation {before.generation}, expected "
                     f"{generation}), so nothing was changed; run the same command again"
                 )
-            if not (n or len(gone) or len(described)):
-                return taken
             new_ids = np.where(taken < 0, before.next_id + np.cumsum(taken < 0) - 1, taken)
             after = contents.without(np.concatenate([gone, described, taken[taken >= 0]]))
             if len(described):
@@ -200,8 +202,9 @@ class Store:
                 same = new_segment(len(described), contents.vectors(described), described, descriptions, 0)
                 after = after.added(same, ids_given=True)
             after = after.added(new_segment(n, vectors, new_ids, records, 0), ids_given=True)
-            next_id = max(before.next_id, int(new_ids.max(initial=-1)) + 1)
-            self._manifest, self._contents = storage.commit(self.folder, before, after.tidied(), next_id)
+            return after, max(before.next_id, int(new_ids.max(initial=-1)) + 1)
+
+        self._change(replaced, anything=bool(n or len(gone) or len(described)))
         return new_ids
 
     def records(self, ids: npt.ArrayLike, *, with_stamps: bool = False) -> list[Record | None]:
@@ -222,12 +225,8 @@ class Store:
         so already. Rows without a record stay apart from those with one, in segments of their own.
         """
         with durable.writer_lock(self.folder):
-            before, contents = storage.load(self.folder)
-            self._require_same(before.uid)
-            deleted = sum(len(segment) - segment.n_alive for segment in contents.segments)
-            kinds = [segment.records is None for segment in contents.segments]
-            if deleted or any(earlier == later for earlier, later in itertools.pairwise(kinds)):
-                self._manifest, self._contents = storage.compact(self.folder, before, contents)
+            deleted = self._compact()
+            generations.remove_unused(self.folder, self._manifest)
         return deleted
 
     def verify(self) -> int:
@@ -252,6 +251,32 @@ class Store:
         if len(lengths) != 1:
             raise SearchError(f"there are {' and '.join(map(str, sorted(lengths)))} rows, expected as many of each")
         return lengths.pop(), vectors
+
+    def _change(self, change: _Change, *, anything: bool) -> None:
+        """Commit what a change makes of the contents as they are now, if it is anything; its errors leave all as it was."""
+        with durable.writer_lock(self.folder):
+            self._commit(change, anything)
+            # Here this store holds the generation before no more.
+            generations.remove_unused(self.folder, self._manifest)
+
+    def _commit(self, change: _Change, anything: bool) -> None:
+        before, contents = self._current()
+        after, next_id = change(before, contents)
+        if anything:
+            self._manifest, self._contents = storage.commit(self.folder, before, after.tidied(), next_id)
+
+    def _compact(self) -> int:
+        before, contents = self._current()
+        deleted = sum(len(segment) - segment.n_alive for segment in contents.segments)
+        kinds = [segment.records is None for segment in contents.segments]
+        if deleted or any(earlier == later for earlier, later in itertools.pairwise(kinds)):
+            self._manifest, self._contents = storage.compact(self.folder, before, contents)
+        return deleted
+
+    def _current(self) -> tuple[Manifest, Contents]:
+        before, contents = storage.load(self.folder)
+        self._require_same(before.uid)
+        return before, contents
 
     def _require_same(self, uid: str) -> None:
         if uid != self._manifest.uid:

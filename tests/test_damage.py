@@ -107,7 +107,7 @@ def test_a_damaged_block_costs_its_rows(
     flip(file_of(index, name), at)
     (found,) = damage.find(index, manifest.read(index))
     assert found.file == name and "checksum is wrong" in found.why
-    assert found.rows.tolist() == list(range(first, last + 1))
+    assert found.rows == (range(first, last + 1),) and found.n_rows == last + 1 - first
     damaged_segment = found.segment
     done = damage.repair(index)
     lost = [row for row in range(first, last + 1) if row not in (5, N - 1)]
@@ -136,7 +136,7 @@ def test_a_segment_without_codes_is_lost_whole(index: Path, ruin: Callable[[Path
     with pytest.raises(IndexFormatError, match=r"codes\.npy"):
         HammingIndex.load(index)
     done = damage.repair(index)
-    assert done.lost == [f"p{row}" for row in range(N, N + MORE)]
+    assert done.rows_lost == MORE and done.lost == [f"all {MORE} rows of {done.damages[0].segment}"]
     assert left(index) == [row for row in range(N) if row not in (5, N - 1)]
 
 
@@ -200,6 +200,6 @@ def test_everything_damaged_leaves_an_empty_index(index: Path) -> None:
     for segment in (0, 1):
         file_of(index, "ids.npy", segment).unlink()
     done = damage.repair(index)
-    assert len(done.lost) == N + MORE - 2 and left(index) == []
+    assert done.rows_lost == N + MORE - 2 and left(index) == []
     assert json.loads((index / manifest.NAME).read_text())["next_id"] == N + MORE, "ids are not given again"
     assert storage.load(index)[0].code_size == 128

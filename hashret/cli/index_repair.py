@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
                 "damages": [{"segment": each.segment, "file": each.file, "why": each.why} for each in done.damages],
                 "manifest_from": done.manifest_from,
                 "lost": done.lost,
+                "rows_lost": done.rows_lost,
                 "records_lost": done.records_lost,
                 "deletes_lost": done.deletes_lost,
                 "pictures": left,
@@ -60,6 +61,6 @@ def run(args: argparse.Namespace) -> int:
     if len(done.lost) > SHOWN:
         print(f"lost: {len(done.lost) - SHOWN:,} more (--json names all)")
     damaged = bool(done.damages or done.manifest_from)
-    said = f"repaired, {len(done.lost):,} lost" if damaged else "nothing is damaged"
+    said = f"repaired, {done.rows_lost:,} lost" if damaged else "nothing is damaged"
     print(f"{args.index}: {said}, {counted(left, 'picture')}")
     return 0

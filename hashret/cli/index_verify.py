@@ -33,14 +33,12 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=total, desc="reading", unit="B", unit_scale=True, disable=None, delay=2, leave=False) as bar:
         found = list(damage.find(args.index, described, bar.update))
     if not found:
-        damage.check_ids(args.index)
+        damage.check_rows(args.index)
     if args.json:
-        damages = [
-            {"segment": each.segment, "file": each.file, "rows": len(each.rows), "why": each.why} for each in found
-        ]
+        damages = [{"segment": each.segment, "file": each.file, "rows": each.n_rows, "why": each.why} for each in found]
         print_json({"index": args.index, "bytes": total, "whole": not found, "damages": damages})
     for each in found if not args.json else ():
-        print(f"{each.why} - {counted(len(each.rows), 'row')} of {each.segment}")
+        print(f"{each.why} - {counted(each.n_rows, 'row')} of {each.segment}")
     if found:
         raise IndexFormatError(
             f"{counted(len(found), 'file')} of {args.index} {'is' if len(found) == 1 else 'are'} damaged; restore the folder "

@@ -23,18 +23,26 @@ from hashret.index.segments import SEGMENTS
 SET_ASIDE = "damaged"
 """Folder in the index to which a repair copies the segments that it replaces."""
 
+_ROWS = 1 << 16
+"""Rows that are looked at at a time."""
+
 Progress = Callable[[int], object]
 """Hears how many bytes were read since it was called last."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """A file that is not what the manifest says, and the rows (N,) int64 of its segment that this may have changed."""
+    """A file that is not what the manifest says, and the rows of its segment that this may have changed."""
 
     segment: str
     file: str
     why: str
-    rows: Ids
+    rows: tuple[range, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows that are."""
+        return sum(map(len, self.rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +53,8 @@ class Repaired:
     manifest_from: Path | None
     """The copy that the manifest was taken from, where it was damaged itself."""
     lost: list[str]
-    """Rows that are gone: the string id where it is known, or "id 12", or "row 3 of a segment"."""
+    """Rows that are gone: the string id where it is known, or "row 3 of" the segment, or "all 12 rows of" it."""
+    rows_lost: int
     records_lost: int
     """Rows that are kept, but whose string id, path, label and attributes are gone."""
     deletes_lost: int
@@ -58,7 +67,7 @@ def find(folder: Path, described: Manifest, progress: Progress = lambda n_bytes:
         place = folder / SEGMENTS / entry.name
         blocks = _known_blocks(place, entry)
         for name, file in sorted(entry.files.items()):
-            rows = np.arange(0 if name == BLOCKS else entry.rows)
+            rows: tuple[range, ...] = () if name == BLOCKS else (range(entry.rows),)
             try:
                 segments.check_size(place / name, file)
             except IndexFormatError as error:
@@ -79,15 +88,32 @@ def verify(folder: Path, progress: Progress = lambda n_bytes: None) -> int:
     described = manifest.read(folder)
     for damage in find(folder, described, progress):
         raise IndexFormatError(damage.why)
-    check_ids(folder)
+    check_rows(folder)
     return sum(file.n_bytes for entry in described.segments for file in entry.files.values())
 
 
-def check_ids(folder: Path) -> None:
-    """IndexFormatError where an id is given to two living rows."""
-    ids = storage.load(folder)[1].ids()
+def check_rows(folder: Path) -> None:
+    """IndexFormatError where rows cannot be, though files are as written: ids, tail bits, numbers of features, records."""
+    described, contents = storage.load(folder)
+    ids = contents.ids()
     if len(np.unique(ids)) != len(ids):
         raise segments.damaged(folder, "an id is given to two rows")
+    if len(ids) and (ids.min() < 0 or ids.max() >= described.next_id):
+        raise segments.damaged(folder, f"ids go from {ids.min()} to {ids.max()}, expected 0 to {described.next_id - 1}")
+    tail = np.uint8(0xFF >> (described.code_size or 0) % 8 if (described.code_size or 0) % 8 else 0)
+    for segment in contents.segments:
+        assert segment.entry is not None
+        place = folder / SEGMENTS / segment.entry.name
+        for start in range(0, len(segment), _ROWS):
+            if segment.codes is not None and (segment.codes[start : start + _ROWS, -1] & tail).any():
+                raise segments.damaged(place / CODES, "the bits after a code's last are not all 0")
+            if segment.records is not None:
+                segment.records.at(range(start, min(start + _ROWS, len(segment))))
+            if segment.features is not None:
+                rows = segment.features[start : start + _ROWS]
+                numbers = rows["scale"] if rows.dtype.names else rows
+                if not np.isfinite(numbers).all():
+                    raise segments.damaged(place / FEATURES, "a feature holds NaN or infinity")
 
 
 def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
@@ -102,7 +128,7 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
         described, manifest_from = _whole_manifest(folder)
         damages = list(find(folder, described, progress))
         lost: list[str] = []
-        records_lost = deletes_lost = 0
+        rows_lost = records_lost = deletes_lost = 0
         kept: list[Segment] = []
         for entry in described.segments:
             wrong = [damage for damage in damages if damage.segment == entry.name]
@@ -111,7 +137,8 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
                 continue
             files = {damage.file for damage in wrong}
             deletes_lost += entry.n_deleted if entry.deleted in files else 0
-            left, names = _left_of(folder, described, entry, wrong)
+            left, n_lost, names = _left_of(folder, described, entry, wrong)
+            rows_lost += n_lost
             lost += names
             if left is None:
                 continue
@@ -123,7 +150,7 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
             contents = _latest_of_each_id(kept) if deletes_lost else Contents(tuple(kept))
             after, _ = storage.commit(folder, described, contents, described.next_id)
             generations.remove_unused(folder, after)
-        return Repaired(damages, manifest_from, lost, records_lost, deletes_lost)
+        return Repaired(damages, manifest_from, lost, rows_lost, records_lost, deletes_lost)
 
 
 def _whole_manifest(folder: Path) -> tuple[Manifest, Path | None]:
@@ -143,37 +170,38 @@ def _whole_manifest(folder: Path) -> tuple[Manifest, Path | None]:
 
 def _left_of(
     folder: Path, described: Manifest, entry: SegmentEntry, wrong: Sequence[Damage]
-) -> tuple[Segment | None, list[str]]:
-    """The rows of a damaged segment that are whole, None without any, and the names of those that are lost."""
+) -> tuple[Segment | None, int, list[str]]:
+    """The rows of a damaged segment that are whole, None without any; how many are lost, and their names."""
     place = folder / SEGMENTS / entry.name
     files = {damage.file for damage in wrong}
-    in_arrays = [damage.rows for damage in wrong if damage.file in (IDS, CODES, FEATURES)]
+    sizes = {name: (place / name).stat().st_size if (place / name).is_file() else 0 for name in entry.files}
+    rows = {name: row for name in (IDS, CODES, FEATURES) if (row := _row_of(described, name)) is not None}
+    if any(
+        sizes[name] != len(segments.header(row, entry.rows)) + entry.rows * row.itemsize for name, row in rows.items()
+    ):
+        # How many rows there were is then only what the manifest says: nothing is made that is so large.
+        n_lost = entry.rows - entry.n_deleted
+        return None, n_lost, [f"all {n_lost:,} rows of {entry.name}"]
     alive = np.ones(entry.rows, np.bool_)
     if entry.deleted is not None and entry.deleted not in files:
         row = np.dtype("<i8")
         alive[segments.map_array(place / entry.deleted, entry.files[entry.deleted], row, entry.n_deleted)] = False
     bad = np.zeros(entry.rows, np.bool_)
-    for rows in in_arrays:
-        bad[rows] = True
+    for damage in wrong:
+        for some in damage.rows if damage.file in rows else ():
+            bad[some.start : some.stop] = True
     lost = np.flatnonzero(alive & bad)
     known = None
     if METADATA in entry.files and METADATA not in files:
         known = records.StoredRecords(place / METADATA, entry.rows)
-    if known is not None:
         names = [str(record["id"]) for record in known.at(lost.tolist())]
     else:
         names = [f"row {row} of {entry.name}" for row in lost.tolist()]
     alive &= ~bad
     if not alive.any():
-        return None, names
-
-    def whole(name: str) -> npt.NDArray[Any] | None:
-        row = _row_of(described, name)
-        return None if row is None else segments.map_rows(place / name, row, entry.rows)
-
-    ids = whole(IDS)
-    assert ids is not None
-    return Segment(ids, whole(CODES), whole(FEATURES), alive, known), names
+        return None, len(lost), names
+    whole = {name: segments.map_rows(place / name, row, entry.rows) for name, row in rows.items()}
+    return Segment(whole[IDS], whole.get(CODES), whole.get(FEATURES), alive, known), len(lost), names
 
 
 def _latest_of_each_id(kept: Sequence[Segment]) -> Contents:
@@ -219,13 +247,13 @@ def _known_blocks(place: Path, entry: SegmentEntry) -> dict[str, npt.NDArray[np.
     return {name: blocks[end - n : end] for (name, n), end in zip(covered.items(), ends, strict=True)}
 
 
-def _rows_in_blocks(wrong: Ids, row: np.dtype[Any] | None, n_rows: int) -> Ids:
+def _rows_in_blocks(wrong: Ids, row: np.dtype[Any] | None, n_rows: int) -> tuple[range, ...]:
     """The rows that have a byte in one of these blocks of their file."""
     assert row is not None
     start = len(segments.header(row, n_rows))
-    found = [np.empty(0, np.int64)]
+    found = []
     for block in wrong.tolist():
         first = (block * BLOCK - start) // row.itemsize
         last = -(-((block + 1) * BLOCK - start) // row.itemsize)
-        found.append(np.arange(max(0, first), min(last, n_rows)))
-    return np.unique(np.concatenate(found))
+        found.append(range(max(0, first), min(last, n_rows)))
+    return tuple(found)

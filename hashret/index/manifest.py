@@ -17,7 +17,7 @@ from hashret import __version__
 from hashret.codes import BIT_ORDER, MAX_CODE_SIZE
 from hashret.errors import IndexFormatError
 from hashret.index import durable
-from hashret.index.features import DTYPES, METRICS
+from hashret.index.features import DTYPES, MAX_DIM, METRICS
 
 FORMAT = "hashret-index"
 FORMAT_VERSION = 3
@@ -119,6 +119,8 @@ def read(folder: Path) -> Manifest:
 
 def read_file(path: Path) -> Manifest:
     """The checked manifest in this file, as `read` gives it."""
+    if path.is_symlink():
+        raise _damaged(path, "it is a link to another file")
     if path.stat().st_size > _LARGEST_MANIFEST:
         raise _damaged(path, "it is far too large")
     try:
@@ -177,7 +179,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
         return SegmentEntry(text(entry, "name"), rows, files, deleted, n_deleted)
 
     code_size = number(content, "code_size", 1, MAX_CODE_SIZE) if content.get("code_size") is not None else None
-    dim = number(content, "dim", 1) if content.get("dim") is not None else None
+    dim = number(content, "dim", 1, MAX_DIM) if content.get("dim") is not None else None
     dtype = content.get("feature_dtype")
     if dtype not in ((None,) if dim is None else DTYPES) or (code_size is None and dim is None):
         raise _damaged(path, f"feature_dtype is {dtype!r}")

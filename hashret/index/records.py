@@ -107,34 +107,53 @@ class StoredRecords:
         """The records of some rows, in that order; IndexFormatError when one is missing."""
         found: dict[int, Record] = {}
         statement = "SELECT row, id, path, label, split, attributes FROM records WHERE row IN "
-        for row, name, path, label, split, attributes in self._select(statement, [int(row) for row in rows]):
-            found[row] = {"id": name, "path": path, "label": label, "split": split, **json.loads(attributes)}
+        for row, *fields, attributes in self._select(statement, [int(row) for row in rows]):
+            if not all(isinstance(field, str) for field in fields):
+                raise self._damaged(f"the record of row {row} holds something other than text")
+            found[row] = {**dict(zip(FIELDS, fields, strict=True)), **self._attributes(attributes)}
         missing = [row for row in rows if row not in found]
         if missing:
-            raise IndexFormatError(f"{self._path} is damaged: it has no record of row {missing[0]}")
+            raise self._damaged(f"it has no record of row {missing[0]}")
         return [dict(found[row]) for row in rows]
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
         """The rows that carry these string ids."""
         found: dict[str, list[int]] = {}
         for name, row in self._select("SELECT id, row FROM records WHERE id IN ", list(ids)):
-            found.setdefault(name, []).append(row)
+            found.setdefault(name, []).append(self._row(row))
         return found
 
     def column(self, name: str) -> Column:
-        """A field or an attribute of all rows; kept, since filters ask again. IndexFormatError for a row that cannot be."""
+        """A field or an attribute of all rows; kept, since filters ask again."""
         if name not in self._columns:
+            cells: Iterator[tuple[int, Any]]
             if name in FIELDS:
-                cells = self._execute(f"SELECT row, {name} FROM records")
+                cells = ((self._row(row), value) for row, value in self._execute(f"SELECT row, {name} FROM records"))
             else:
                 # SQLite's own JSON functions end names and texts at a NUL.
                 found = self._execute("SELECT row, attributes FROM records")
-                cells = ((row, json.loads(attributes).get(name)) for row, attributes in found)
-            try:
-                self._columns[name] = _column(self._n_rows, cells)
-            except (IndexError, TypeError, ValueError, AttributeError) as error:
-                raise IndexFormatError(f"{self._path} is damaged: its records are no rows of this segment") from error
+                cells = ((self._row(row), self._attributes(attributes).get(name)) for row, attributes in found)
+            self._columns[name] = _column(self._n_rows, cells)
         return self._columns[name]
+
+    def _row(self, row: Any) -> int:
+        if not isinstance(row, int) or not 0 <= row < self._n_rows:
+            raise self._damaged(f"it has a record of row {row!r}, which is not there")
+        return row
+
+    def _attributes(self, text: Any) -> dict[str, Any]:
+        try:
+            found = json.loads(text)
+        except (ValueError, TypeError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise self._damaged("the attributes of a record are no JSON object")
+        return found
+
+    def _damaged(self, why: str) -> IndexFormatError:
+        return IndexFormatError(
+            f"{self._path} is damaged ({why}); restore the folder from a copy or build the index again"
+        )
 
     def _select(self, statement: str, values: Sequence[int | str]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(values), _VARIABLES):
@@ -146,9 +165,14 @@ class StoredRecords:
         address = self._path.resolve().as_uri() + "?mode=ro&immutable=1"
         try:
             with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+                # A view or a virtual table could do anything, and for ever.
+                connection.execute("PRAGMA trusted_schema = OFF")
+                kind = connection.execute("SELECT type, sql FROM sqlite_schema WHERE name = 'records'").fetchone()
+                if kind is None or kind[0] != "table" or "virtual" in kind[1].lower():
+                    raise self._damaged("it has no table 'records'")
                 yield from connection.execute(statement, values)
-        except (sqlite3.Error, json.JSONDecodeError) as error:
-            raise IndexFormatError(f"{self._path} is damaged or missing: {error}") from error
+        except sqlite3.Error as error:
+            raise self._damaged(f"SQLite says: {error}") from error
 
 
 def _column(n_rows: int, cells: Iterable[tuple[int, Any]]) -> Column:
@@ -160,8 +184,6 @@ def _column(n_rows: int, cells: Iterable[tuple[int, Any]]) -> Column:
     for row, value in cells:
         if value is None:
             continue
-        if not 0 <= row < n_rows:
-            raise IndexError(row)
         key = (type(value), value if isinstance(value, (str, int, float)) else json.dumps(value, sort_keys=True))
         code = known.get(key)
         if code is None:

@@ -10,7 +10,7 @@ import io
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ ALIGNMENT = 64
 
 _PART = 1 << 22
 """Bytes of an array that are written at a time: more would only take memory."""
+_PREFIX = 10
+"""Bytes before the description in the headers that we write."""
+_LONGEST_HEADER = 1 << 16
 _RECORDS = 1000
 """Records that are copied at a time."""
 
@@ -105,30 +108,20 @@ def read(folder: Path, described: Manifest, entry: SegmentEntry) -> Segment:
 def map_array(path: Path, file: FileEntry, row: np.dtype[Any], n_rows: int) -> npt.NDArray[Any]:
     """An array of so many rows in a file, mapped read-only; IndexFormatError unless it is exactly what is expected."""
     check_size(path, file)
-    dtype, shape = row.base, (n_rows, *row.shape)
-    with path.open("rb") as opened:
-        try:
-            found_shape, by_columns, found_dtype = _read_header(opened)
-        except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            raise damaged(path, "it is no .npy array") from error
-        start = opened.tell()
-    if found_dtype != dtype or found_shape != shape:
-        raise damaged(path, f"it says it holds {found_dtype} of shape {found_shape}, expected {dtype} of shape {shape}")
-    if by_columns and len(shape) > 1:
-        raise damaged(path, "its rows are not contiguous")
+    found, start = _read_header(path)
+    expected = _words(header(row, n_rows)[_PREFIX:])
+    if found != expected:
+        raise damaged(path, f"it says it is {found[:200] or 'no .npy array'}, expected {expected}")
     if start % ALIGNMENT:
         raise damaged(path, f"its data start at byte {start}, expected a multiple of {ALIGNMENT}")
     if start + n_rows * row.itemsize != file.n_bytes:
         raise damaged(path, f"it has {file.n_bytes} bytes, expected {start + n_rows * row.itemsize}")
-    if not n_rows:
-        return np.empty(shape, dtype)
-    # As a plain array: every slice of a memmap would pay for its subclass.
-    return np.asarray(np.memmap(path, dtype, "r", start, shape))
+    return _mapped(path, row, n_rows, start)
 
 
 def map_rows(path: Path, row: np.dtype[Any], n_rows: int) -> npt.NDArray[Any]:
     """The rows of an array in a file whose own header is not asked, as it may be damaged; its size was checked."""
-    return np.asarray(np.memmap(path, row.base, "r", len(header(row, n_rows)), (n_rows, *row.shape)))
+    return _mapped(path, row, n_rows, len(header(row, n_rows)))
 
 
 def header(row: np.dtype[Any], n_rows: int) -> bytes:
@@ -156,13 +149,31 @@ def damaged(path: Path, why: str) -> IndexFormatError:
     return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again")
 
 
-def _read_header(opened: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(opened)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(opened)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(opened)
-    raise ValueError(f"version {version} of the .npy format")
+def _mapped(path: Path, row: np.dtype[Any], n_rows: int, start: int) -> npt.NDArray[Any]:
+    shape = (n_rows, *row.shape)
+    if not n_rows:
+        return np.empty(shape, row.base)
+    # As a plain array: every slice of a memmap would pay for its subclass.
+    return np.asarray(np.memmap(path, row.base, "r", start, shape))
+
+
+def _read_header(path: Path) -> tuple[str, int]:
+    """The description in the header of a .npy file, without blanks, "" where there is none, and where the data start.
+
+    It is compared as text with the one that is expected: numpy's own reader evaluates it as Python.
+    """
+    with path.open("rb") as opened:
+        prefix = opened.read(12)
+        n_length = {b"\x01\x00": 2, b"\x02\x00": 4}.get(prefix[6:8], 0)
+        length = int.from_bytes(prefix[8 : 8 + n_length], "little")
+        if prefix[:6] != b"\x93NUMPY" or not n_length or length > _LONGEST_HEADER:
+            return "", 0
+        opened.seek(8 + n_length)
+        return _words(opened.read(length)), 8 + n_length + length
+
+
+def _words(description: bytes) -> str:
+    return "".join(description.decode("latin1").split())
 
 
 def _living_records(parts: Sequence[Segment]) -> Iterator[records.Record]:

@@ -45,10 +45,10 @@ is added; --upsert replaces what has its id. --sync makes the index follow the p
 anew, moved ones known again by their bytes, and those that are gone removed; what is unchanged is not read. Type the same
 command again whenever pictures changed.
 
-`hashret index info INDEX` says what an index holds; verify, repair, compact and remove look after it (each with --help). A
-folder of pictures that has such a name is given as ./info."""
+`hashret index info INDEX` says what an index holds; verify, repair, compact and remove look after it, import and export exchange
+codes with other programs (each with --help). A folder of pictures that has such a name is given as ./info."""
 
-VERBS = ("info", "verify", "repair", "compact", "remove")
+VERBS = ("info", "verify", "repair", "compact", "remove", "import", "export")
 """Words after `hashret index` that are commands of their own, in index_info.py and so on."""
 
 

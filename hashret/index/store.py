@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hashret.codes import bytes_per_code, check_codes
+from hashret.codes import Codes, bytes_per_code, check_codes
 from hashret.errors import SearchError
 from hashret.index import damage, durable, generations, storage
 from hashret.index.base import new_segment, require_model, without_replaced
@@ -213,6 +213,15 @@ class Store:
         with_stamps: with the attribute by which a followed folder knows its pictures again, where there is one.
         """
         return self._contents.records(np.asarray(ids, np.int64), with_stamps=with_stamps)
+
+    def codes(self, ids: npt.ArrayLike) -> Codes:
+        """The codes (N, B) uint8 of these ids, in that order; SearchError for one that is not here, or an index without codes."""
+        given = np.asarray(ids, np.int64)
+        if self.code_size is None:
+            raise SearchError(f"{self.folder} holds no codes, only features")
+        if not len(given):
+            return np.empty((0, bytes_per_code(self.code_size)), np.uint8)
+        return self._contents.vectors(given)["codes"]
 
     def find(self, string_ids: Sequence[str]) -> Ids:
         """The id of the row whose record has each string id, -1 where there is none."""

@@ -1,0 +1,64 @@
+"""`hashret index export`: the codes of an index as a file for other programs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hashret.cli.options import add_json_argument, check_writable, counted, print_json
+from hashret.errors import UsageError
+
+EXAMPLE = """\
+Example:  hashret index export cars.index codes.parquet
+
+Writes the codes of an index, in their order, to a file whose name says of which kind: .npy (packed codes, as the `ubinary` of
+sentence-transformers), .faiss (a flat binary index; with ids around it unless they count from 0), .parquet or .arrow (code, id,
+name, path, label, split and attributes; needs pip install 'hashret[arrow]'). A FAISS index does not say how bits stand in a
+byte, so --bit-order has to."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.description = EXAMPLE
+    parser.add_argument("index", type=Path, metavar="INDEX", help="the index folder")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
+    add_bit_order_argument(parser)
+    parser.add_argument("--ids", type=Path, metavar="TXT", help="write the string ids there too, one a line")
+    add_json_argument(parser)
+
+
+def add_bit_order_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare --bit-order."""
+    parser.add_argument(
+        "--bit-order",
+        choices=("big", "little"),
+        help="the first bit is the most (big) or the least (little) significant of a byte (default: big; FAISS needs it said)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write and print."""
+    from hashret.index import exchange
+    from hashret.index.store import Store
+
+    store = Store.open(args.index)
+    exchange.check_bit_order(args.file, args.bit_order)
+    for flag, file in (("FILE", args.file), ("--ids", args.ids)):
+        if file is not None:
+            check_writable(flag, file)
+            if file.exists():
+                raise UsageError(f"{flag} is {file}, which exists; choose another name, or remove it first")
+    written = exchange.write(store, args.file, args.bit_order)
+    if args.ids is not None:
+        names = [
+            (record or {"id": str(i)})["id"]
+            for i, record in zip(store.ids.tolist(), store.records(store.ids), strict=True)
+        ]
+        args.ids.write_text("".join(f"{name}\n" for name in names), "utf-8")
+    if args.json:
+        print_json(
+            {"index": args.index, "file": args.file, "codes": written, "code_size": store.code_size, "ids": args.ids}
+        )
+        return 0
+    print(f"{args.file}: {counted(written, 'code')} of {store.code_size} bits")
+    return 0

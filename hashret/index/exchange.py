@@ -1,0 +1,329 @@
+"""Codes from and to files of other programs: FAISS binary indexes, .npy arrays, Arrow and Parquet tables.
+
+FAISS (IndexBinaryFlat, fourcc IBxF; IndexBinaryIDMap, IBMp and IBM2, around one) does not say in which order the bits of a byte
+stand, so whoever reads or writes one has to: "big" is ours and np.packbits', "little" that of FAISS's own bit helpers. .npy
+arrays are uint8 (N, B), or int8 as sentence-transformers' `binary` precision writes them (its `ubinary` less 128), most
+significant bit first in both. Tables have a column `code` of fixed-size binary, and `id`, `path`, `label`, `split` and
+attributes beside it where there are records; they need `pip install 'hashret[arrow]'`.
+
+Layout of FAISS's files: faiss/impl/index_write.cpp (MIT licence), checked against the library in tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from hashret.codes import Codes, bytes_per_code
+from hashret.errors import DataError, UsageError
+from hashret.index.contents import Ids
+from hashret.index.records import FIELDS, Record
+from hashret.index.store import Store
+
+BIT_ORDERS = ("big", "little")
+ROWS = 1 << 18
+"""Rows that are read or written at a time."""
+
+_FLAT, _MAPPED = b"IBxF", (b"IBMp", b"IBM2")
+_HEADER = struct.Struct("<iiqBi")
+"""d, code_size, ntotal, is_trained, metric_type."""
+_REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), axis=1)[:, 0]
+"""Each byte with its bits the other way round."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Some rows of a file: codes (N, B), most significant bit first; ids (N,) int64 and records where the file has them."""
+
+    codes: Codes
+    ids: Ids | None
+    records: list[Record] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file of codes: how many there are, how many bytes each has, and the chunks."""
+
+    n_rows: int
+    n_bytes: int
+    chunks: Iterator[Chunk]
+
+
+def kind_of(path: Path) -> str:
+    """npy, parquet, arrow or faiss, by the name; UsageError for another."""
+    kinds = {
+        ".npy": "npy",
+        ".parquet": "parquet",
+        ".arrow": "arrow",
+        ".feather": "arrow",
+        ".faiss": "faiss",
+        ".index": "faiss",
+    }
+    kind = kinds.get(path.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{path} is of no known kind; name a file that ends in {', '.join(sorted(kinds))}")
+    return kind
+
+
+def check_bit_order(path: Path, bit_order: str | None) -> str:
+    """The order of bits: as given, or that of the kind of file; UsageError where a kind has none and none is given."""
+    if kind_of(path) == "faiss":
+        if bit_order is None:
+            raise UsageError(
+                f"{path} is a FAISS index, which does not say how bits stand in a byte; give --bit-order big (np.packbits, "
+                "sentence-transformers) or little (faiss.vectors_to_binary and FAISS's bit helpers)"
+            )
+        return bit_order
+    return bit_order or "big"
+
+
+def read(path: Path, bit_order: str | None) -> Source:
+    """The codes in a file, some at a time; DataError for a file that is not what its name says."""
+    order = check_bit_order(path, bit_order)
+    try:
+        source = {"npy": _read_npy, "faiss": _read_faiss, "parquet": _read_table, "arrow": _read_table}[kind_of(path)](
+            path
+        )
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+    if order == "big":
+        return source
+    turned = (dataclasses.replace(chunk, codes=_REVERSED[chunk.codes]) for chunk in source.chunks)
+    return dataclasses.replace(source, chunks=turned)
+
+
+def into_store(
+    source: Source,
+    store: Store,
+    ids: Sequence[str] | None = None,
+    progress: Callable[[int], object] = lambda n_rows: None,
+) -> int:
+    """How many rows were added to a store, in one commit for each chunk; ids: a string id for each row."""
+    done = 0
+    for chunk in source.chunks:
+        records: Sequence[Mapping[str, Any]] | None = chunk.records
+        if ids is not None:
+            records = [{"id": name} for name in ids[done : done + len(chunk.codes)]]
+        store.append(chunk.codes, ids=chunk.ids, records=records)
+        done += len(chunk.codes)
+        progress(len(chunk.codes))
+    return done
+
+
+def write(store: Store, path: Path, bit_order: str | None) -> int:
+    """How many living rows of a store were written to a file, in their order."""
+    order = check_bit_order(path, bit_order)
+    if store.code_size is None:
+        raise UsageError(f"{store.folder} holds no codes, only features")
+    {"npy": _write_npy, "faiss": _write_faiss, "parquet": _write_table, "arrow": _write_table}[kind_of(path)](
+        store, path, order
+    )
+    return len(store)
+
+
+def _chunks_of(store: Store, order: str, *, records: bool = False) -> Iterator[Chunk]:
+    ids = store.ids
+    for start in range(0, len(ids), ROWS):
+        some = ids[start : start + ROWS]
+        codes = store.codes(some)
+        known = store.records(some) if records else None
+        found = None
+        if known is not None:
+            blank = dict.fromkeys(FIELDS, "")
+            found = [
+                record or {**blank, "id": str(number)} for number, record in zip(some.tolist(), known, strict=True)
+            ]
+        yield Chunk(codes if order == "big" else _REVERSED[codes], some, found)
+
+
+# ---- .npy ------------------------------------------------------------------------------------------------------------
+
+
+def _read_npy(path: Path) -> Source:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise DataError(f"{path} is no .npy array ({error})") from error
+    if array.ndim != 2 or array.dtype not in (np.uint8, np.int8) or not array.shape[1]:
+        raise DataError(
+            f"{path} holds {array.dtype} of shape {array.shape}, expected packed codes: uint8 or int8 (N, B)"
+        )
+
+    def chunks() -> Iterator[Chunk]:
+        for start in range(0, len(array), ROWS):
+            some = np.asarray(array[start : start + ROWS])
+            if some.dtype == np.int8:
+                some = (some.astype(np.int16) + 128).astype(np.uint8)
+            yield Chunk(np.ascontiguousarray(some), None, None)
+
+    return Source(len(array), array.shape[1], chunks())
+
+
+def _write_npy(store: Store, path: Path, order: str) -> None:
+    out = np.lib.format.open_memmap(path, "w+", np.uint8, (len(store), bytes_per_code(store.code_size or 0)))
+    start = 0
+    for chunk in _chunks_of(store, order):
+        out[start : start + len(chunk.codes)] = chunk.codes
+        start += len(chunk.codes)
+    out.flush()
+
+
+# ---- FAISS -----------------------------------------------------------------------------------------------------------
+
+
+def _read_faiss(path: Path) -> Source:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        fourcc = file.read(4)
+        mapped = fourcc in _MAPPED
+        if mapped:
+            _, _, outer = _faiss_header(path, file)
+            fourcc = file.read(4)
+        if fourcc != _FLAT:
+            raise DataError(
+                f"{path} holds {fourcc!r}, expected a flat binary index of FAISS (IBxF), or one with ids (IBMp, IBM2) around it"
+            )
+        bits, n_bytes, n_rows = _faiss_header(path, file)
+        start = file.tell() + 8
+        (stored,) = _unpack(path, file, struct.Struct("<Q"))
+        if bits != 8 * n_bytes or stored != n_rows * n_bytes or start + stored > size or (mapped and outer != n_rows):
+            raise DataError(
+                f"{path} is damaged: it says it holds {n_rows} codes of {bits} bits in {stored} of {size} bytes"
+            )
+    ids_at = start + stored + 8
+    if mapped and ids_at + 8 * n_rows != size:
+        raise DataError(f"{path} is damaged: it has {size} bytes, expected {ids_at + 8 * n_rows}")
+
+    def chunks() -> Iterator[Chunk]:
+        for row in range(0, n_rows, ROWS):
+            n = min(ROWS, n_rows - row)
+            codes = np.fromfile(path, np.uint8, n * n_bytes, offset=start + row * n_bytes).reshape(n, n_bytes)
+            ids = np.fromfile(path, "<i8", n, offset=ids_at + 8 * row) if mapped else None
+            yield Chunk(codes, ids, None)
+
+    return Source(n_rows, n_bytes, chunks())
+
+
+def _faiss_header(path: Path, file: IO[bytes]) -> tuple[int, int, int]:
+    """Bits, bytes of a code and number of codes."""
+    bits, n_bytes, n_rows, _, _ = _unpack(path, file, _HEADER)
+    if not (0 < bits <= 1 << 20 and 0 < n_bytes <= 1 << 17 and n_rows >= 0):
+        raise DataError(f"{path} is damaged: it says it holds {n_rows} codes of {bits} bits")
+    return bits, n_bytes, n_rows
+
+
+def _unpack(path: Path, file: IO[bytes], layout: struct.Struct) -> tuple[Any, ...]:
+    content = file.read(layout.size)
+    if len(content) < layout.size:
+        raise DataError(f"{path} is damaged: it ends within its header")
+    return layout.unpack(content)
+
+
+def _write_faiss(store: Store, path: Path, order: str) -> None:
+    n, n_bytes = len(store), bytes_per_code(store.code_size or 0)
+    header = _HEADER.pack(8 * n_bytes, n_bytes, n, 1, 1)
+    ids = store.ids
+    counted_up = bool((ids == np.arange(n)).all())
+    with path.open("wb") as file:
+        if not counted_up:
+            file.write(_MAPPED[0] + header)
+        file.write(_FLAT + header + struct.pack("<Q", n * n_bytes))
+        for chunk in _chunks_of(store, order):
+            file.write(np.ascontiguousarray(chunk.codes).data)
+        if not counted_up:
+            file.write(struct.pack("<Q", n) + ids.astype("<i8").tobytes())
+
+
+# ---- Arrow and Parquet -----------------------------------------------------------------------------------------------
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError("Arrow and Parquet files need pyarrow; pip install 'hashret[arrow]'") from error
+    return pyarrow
+
+
+def _read_table(path: Path) -> Source:
+    pa = _arrow()
+    try:
+        if kind_of(path) == "parquet":
+            table = pa.parquet.ParquetFile(path)
+            schema, n_rows = table.schema_arrow, table.metadata.num_rows
+            batches = table.iter_batches(batch_size=ROWS)
+        else:
+            table = pa.ipc.open_file(pa.memory_map(str(path)))
+            schema = table.schema
+            n_rows = sum(table.get_batch(i).num_rows for i in range(table.num_record_batches))
+            batches = (table.get_batch(i) for i in range(table.num_record_batches))
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is no {kind_of(path)} file ({str(error).splitlines()[0]})") from error
+    code = schema.field("code").type if "code" in schema.names else None
+    if code is None or not pa.types.is_fixed_size_binary(code):
+        raise DataError(f"{path} has columns {', '.join(schema.names)}, expected one called code of fixed-size binary")
+    return Source(n_rows, code.byte_width, (_chunk_of(path, pa, batch) for batch in batches))
+
+
+def _chunk_of(path: Path, pa: Any, batch: Any) -> Chunk:
+    """The rows of a record batch. A column `id` is the number where it holds whole numbers, else the string id, as `name` is."""
+    codes = batch.column("code")
+    if codes.null_count:
+        raise DataError(f"{path} has a row without a code, expected one in each")
+    width = codes.type.byte_width
+    packed = np.frombuffer(codes.buffers()[1], np.uint8, len(codes) * width, codes.offset * width).reshape(-1, width)
+    columns = {name: batch.column(name) for name in batch.schema.names if name != "code"}
+    ids = None
+    if "id" in columns and pa.types.is_integer(columns["id"].type):
+        ids = columns.pop("id").to_numpy(zero_copy_only=False).astype(np.int64)
+    if "name" in columns:
+        columns["id"] = columns.pop("name")
+    if not columns:
+        return Chunk(packed, ids, None)
+    records: list[Record] = []
+    for row in batch.select([name for name in batch.schema.names if name != "code"]).to_pylist():
+        if "name" in row:
+            row["id"] = row.pop("name")
+        elif ids is not None:
+            del row["id"]
+        attributes = json.loads(row.pop("attributes", None) or "{}")
+        records.append({**{name: value for name, value in row.items() if value is not None}, **attributes})
+    return Chunk(packed, ids, records)
+
+
+def _write_table(store: Store, path: Path, order: str) -> None:
+    pa = _arrow()
+    texts = ["name", "path", "label", "split", "attributes"]
+    code = pa.binary(bytes_per_code(store.code_size or 0))
+    schema = pa.schema([("code", code), ("id", pa.int64()), *((name, pa.string()) for name in texts)])
+    schema = schema.with_metadata({"hashret.code_size": str(store.code_size), "hashret.bit_order": order})
+    opened = (
+        pa.parquet.ParquetWriter(path, schema) if kind_of(path) == "parquet" else pa.ipc.new_file(str(path), schema)
+    )
+    with opened as writer:
+        for chunk in _chunks_of(store, order, records=True):
+            assert chunk.records is not None and chunk.ids is not None
+            cells = [
+                [
+                    record["id"],
+                    *(record[name] for name in FIELDS[1:]),
+                    json.dumps(_attributes(record), ensure_ascii=False),
+                ]
+                for record in chunk.records
+            ]
+            columns = [pa.array(list(column), pa.string()) for column in zip(*cells, strict=True)]
+            codes = pa.FixedSizeBinaryArray.from_buffers(
+                code, len(chunk.codes), [None, pa.py_buffer(np.ascontiguousarray(chunk.codes))]
+            )
+            writer.write_batch(pa.record_batch([codes, pa.array(chunk.ids), *columns], schema=schema))
+
+
+def _attributes(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in FIELDS}

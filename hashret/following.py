@@ -195,6 +195,17 @@ def bring_up_to_date(store: Store, changes: Changes, encoded: Encoded | None) ->
     return kept
 
 
+def without_stale_stamps(records: Sequence[Record]) -> list[Record]:
+    """Records of pictures that were just encoded anew: a stamp stays where the file is still the one that it names."""
+    now = dict(_in_threads(_look, [record["path"] for record in records], 256, "comparing", progress=False))
+    found = []
+    for record in records:
+        stamp, seen = _parsed(record.get(STAMP)), now.get(record["path"])
+        stale = stamp is None or seen is None or stamp[0] != seen.version
+        found.append({name: value for name, value in record.items() if not (stale and name == STAMP)})
+    return found
+
+
 class _Indexed:
     """The pictures of an index in its order: ids, records, stamps, what they are of, and the place of every string id."""
 

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hashret.cli import new_index, sync
+from hashret.cli import migrate, new_index, sync
 from hashret.cli.new_index import NETWORK_FLAGS, Made, leave_out
 from hashret.cli.options import (
     add_compute_arguments,
@@ -43,7 +43,8 @@ Interrupted encoding goes on where it stopped when the same command is typed aga
 --append adds pictures to an index, by the model that made it. A picture whose id is there already is refused, and then nothing
 is added; --upsert replaces what has its id. --sync makes the index follow the pictures: new ones are added, changed ones encoded
 anew, moved ones known again by their bytes, and those that are gone removed; what is unchanged is not read. Type the same
-command again whenever pictures changed.
+command again whenever pictures changed. --migrate NEWMODEL encodes all pictures of the index anew by another model; until
+that is done the index answers by the old one.
 
 `hashret index info INDEX` says what an index holds; verify, repair, compact and remove look after it, import and export exchange
 codes with other programs (each with --help). A folder of pictures that has such a name is given as ./info."""
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--upsert", action="store_true", help="like --append, but what has the id of a picture is replaced by it"
     )
     sync.add_arguments(parser)
+    migrate.add_arguments(parser)
     fitted = new_index.add_arguments(parser)
     fitted.add_argument(
         "--embeddings",
@@ -88,6 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode and write; nothing is visible in the index before all of it is."""
+    migrate.check(args)
+    if args.migrate is not None:
+        return migrate.run(args)
     _check(args)
     if args.sync:
         return sync.run(args)

@@ -219,20 +219,34 @@ def create(folder: Path, args: argparse.Namespace, made: Made) -> Store:
     from hashret.model.folder import resolve_model
 
     if made.fitted is None:
-        named = {"name": str(args.model), "path": str(resolve_model(args.model).absolute())}
+        described = described_model(made.model, str(args.model), str(resolve_model(args.model).absolute()))
     else:
-        named = {"name": f"ITQ-{made.model.code_size} of {made.model.protocol['data']}", "path": OWN_MODEL}
+        described = described_model(
+            made.model, f"ITQ-{made.model.code_size} of {made.model.protocol['data']}", OWN_MODEL
+        )
     shutil.rmtree(folder, ignore_errors=True)
     store = Store.create(
         folder,
         code_size=None if made.encoded.codes is None else made.model.code_size,
         dim=None if made.encoded.features is None else made.model.feature_size,
         feature_dtype=args.feature_dtype or ("float32" if made.fitted is None else FITTED_DTYPE),
-        model={"fingerprint": made.model.fingerprint(), **named},
+        model=described,
     )
     if made.fitted is not None:
         made.model.save_pretrained(folder / OWN_MODEL)
     return store
+
+
+def described_model(model: Hasher | Projection, name: str, path: str) -> dict[str, Any]:
+    """What an index says of the model that made its vectors."""
+    thresholds, preprocessing = model.config["thresholds"], model.config["preprocessing"]
+    return {
+        "fingerprint": model.fingerprint(),
+        "name": name,
+        "path": path,
+        "thresholds": thresholds,
+        "preprocessing": preprocessing,
+    }
 
 
 def moved(made: Path, out: Path) -> Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ class Store:
         string id that is here already is a SearchError, and nothing is added. upsert: what has such an id is replaced
         instead, keeps its id, and moves to the end.
         """
-        n, vectors = self._checked(codes, features)
+        n, vectors = _checked(self._manifest, codes, features)
         new_ids = np.empty(0, np.int64)
 
         def added(before: Manifest, contents: Contents) -> tuple[Contents, int]:
@@ -183,18 +184,15 @@ class Store:
         change was made for; SearchError when the index is another by now, as when an id is not here or is named twice.
         """
         nothing: dict[str, Any] = {}
-        n, vectors = (0, nothing) if codes is None and features is None else self._checked(codes, features)
+        n, vectors = (0, nothing) if codes is None and features is None else _checked(self._manifest, codes, features)
         taken = np.full(n, -1, np.int64) if ids is None else np.asarray(ids, np.int64)
         gone, described = np.asarray(remove, np.int64), np.asarray(describe, np.int64)
         new_ids = taken
 
         def replaced(before: Manifest, contents: Contents) -> tuple[Contents, int]:
             nonlocal new_ids
-            if generation is not None and before.generation != generation:
-                raise SearchError(
-                    f"{self.folder} was changed by another command meanwhile (generation {before.generation}, expected "
-                    f"{generation}), so nothing was changed; run the same command again"
-                )
+            if generation is not None:
+                self._require_generation(before, generation)
             new_ids = np.where(taken < 0, before.next_id + np.cumsum(taken < 0) - 1, taken)
             after = contents.without(np.concatenate([gone, described, taken[taken >= 0]]))
             if len(described):
@@ -206,6 +204,38 @@ class Store:
 
         self._change(replaced, anything=bool(n or len(gone) or len(described)))
         return new_ids
+
+    def migrate(
+        self,
+        codes: npt.ArrayLike | None,
+        features: npt.ArrayLike | None,
+        ids: npt.ArrayLike,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        code_size: int | None,
+        dim: int | None,
+        model: Mapping[str, Any],
+        generation: int,
+    ) -> None:
+        """The index holds these rows instead of its own, made by another model, in one commit.
+
+        codes, features, records: as for `append`, of this code size and dim. ids: those of the rows they stand for; others of the
+        index are gone. SearchError, and nothing changed, when the index is another than generation `generation` by now.
+        """
+        described = dataclasses.replace(self._manifest, code_size=code_size, dim=dim, model=dict(model))
+        n, vectors = _checked(described, codes, features)
+        segment = new_segment(n, vectors, ids, records, 0)
+        with durable.writer_lock(self.folder):
+            there = storage.load(self.folder)[0]
+            self._require_same(there.uid)
+            self._require_generation(there, generation)
+            if (self._contents.locate(segment.ids)[0] < 0).any():
+                raise SearchError(f"an id to migrate is not in {self.folder}; nothing was changed")
+            after = Contents((segment,) if n else ())
+            self._manifest, self._contents = storage.commit(
+                self.folder, dataclasses.replace(described, generation=there.generation), after, there.next_id
+            )
+            generations.remove_unused(self.folder, self._manifest)
 
     def records(self, ids: npt.ArrayLike, *, with_stamps: bool = False) -> list[Record | None]:
         """The record of each id: {"id", "path", "label", "split", **attributes}, or None where there is none.
@@ -242,25 +272,6 @@ class Store:
         """Bytes whose checksums were read and found right; IndexFormatError names the first bad file."""
         return damage.verify(self.folder)
 
-    def _checked(self, codes: npt.ArrayLike | None, features: npt.ArrayLike | None) -> tuple[int, dict[str, Any]]:
-        """How many rows are given, and their codes and features as they are kept; SearchError for what does not fit."""
-        vectors: dict[str, Any] = {}
-        lengths = set()
-        for name, given, wanted in (("codes", codes, self.code_size), ("features", features, self.dim)):
-            if (given is None) != (wanted is None):
-                holds = " and ".join(["codes"] * (self.code_size is not None) + ["features"] * (self.dim is not None))
-                raise SearchError(f"{name} were {'not ' if given is None else ''}given, but the index holds {holds}")
-        if codes is not None and self.code_size is not None:
-            vectors["codes"] = check_codes(codes, self.code_size)
-            lengths.add(len(vectors["codes"]))
-        if features is not None and self.dim is not None:
-            described = self._manifest
-            vectors["features"] = rows_of(features, self.dim, str(described.feature_dtype), described.feature_metric)
-            lengths.add(len(vectors["features"]))
-        if len(lengths) != 1:
-            raise SearchError(f"there are {' and '.join(map(str, sorted(lengths)))} rows, expected as many of each")
-        return lengths.pop(), vectors
-
     def _change(self, change: _Change, *, anything: bool) -> None:
         """Commit what a change makes of the contents as they are now, if it is anything; its errors leave all as it was."""
         with durable.writer_lock(self.folder):
@@ -287,6 +298,35 @@ class Store:
         self._require_same(before.uid)
         return before, contents
 
+    def _require_generation(self, there: Manifest, generation: int) -> None:
+        if there.generation != generation:
+            raise SearchError(
+                f"{self.folder} was changed by another command meanwhile (generation {there.generation}, expected "
+                f"{generation}), so nothing was changed; run the same command again"
+            )
+
     def _require_same(self, uid: str) -> None:
         if uid != self._manifest.uid:
             raise SearchError(f"{self.folder} now holds another index than the one that was opened; open it again")
+
+
+def _checked(
+    described: Manifest, codes: npt.ArrayLike | None, features: npt.ArrayLike | None
+) -> tuple[int, dict[str, Any]]:
+    """How many rows are given, and their codes and features as they are kept; SearchError for what does not fit."""
+    vectors: dict[str, Any] = {}
+    lengths = set()
+    code_size, dim = described.code_size, described.dim
+    for name, given, wanted in (("codes", codes, code_size), ("features", features, dim)):
+        if (given is None) != (wanted is None):
+            holds = " and ".join(["codes"] * (code_size is not None) + ["features"] * (dim is not None))
+            raise SearchError(f"{name} were {'not ' if given is None else ''}given, but the index holds {holds}")
+    if codes is not None and code_size is not None:
+        vectors["codes"] = check_codes(codes, code_size)
+        lengths.add(len(vectors["codes"]))
+    if features is not None and dim is not None:
+        vectors["features"] = rows_of(features, dim, str(described.feature_dtype), described.feature_metric)
+        lengths.add(len(vectors["features"]))
+    if len(lengths) != 1:
+        raise SearchError(f"there are {' and '.join(map(str, sorted(lengths)))} rows, expected as many of each")
+    return lengths.pop(), vectors

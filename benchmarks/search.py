@@ -22,6 +22,7 @@ from typing import Any
 
 import machine
 import numpy as np
+import pages
 import sides
 from rounds import in_turns
 
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
             document["rows"].append(measure({**row, "threads": count}, options.rounds, document["limits"]))
     text = as_markdown(document)
     if options.markdown:
-        options.markdown.write_text(text, "utf-8")
+        pages.write_part(options.markdown, text)
     print(json.dumps(document, indent=1) if options.json else text)
     return 1 if any(side.get("answers") == "DIFFERENT" for row in document["rows"] for side in row["results"]) else 0
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hashret.errors import SearchError
 from hashret.index import HammingIndex, Store, damage, durable, manifest
 from hashret.index.segments import SEGMENTS
 
@@ -198,7 +199,8 @@ def test_reading_changes_nothing_and_needs_no_right_to(folder: Path) -> None:
     """As on a read-only medium: the process stops at the first attempt to write, make, rename or remove anything."""
     program = """
         import os, sys, numpy as np
-        from hashret.index import HammingIndex, Store, damage, info
+        from hashret.errors import SearchError
+from hashret.index import HammingIndex, Store, damage, info
         import hashret.hamming.plain, sqlite3
         WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         def refuse(event, arguments):
@@ -220,3 +222,23 @@ def test_reading_changes_nothing_and_needs_no_right_to(folder: Path) -> None:
     )
     assert (done.stdout, done.stderr) == ("read\n", "")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_reader_follows_when_it_is_asked_to(folder: Path) -> None:
+    reader, store = HammingIndex.load(folder), Store.open(folder)
+    assert reader.refresh() is False
+    reader.build_multi_index()
+    store.append(codes(2, 5))
+    assert len(reader) == 35 and reader.refresh() is True and len(reader) == 37
+    assert reader.search(codes(2, 5), 1)[1][:, 0].tolist() == [35, 36]
+    reader.remove([0])
+    with pytest.raises(SearchError, match="changes that are not in"):
+        reader.refresh()
+    reader.save(folder)
+    assert reader.refresh() is False
+    with pytest.raises(SearchError, match="no folder to follow"):
+        HammingIndex(8).refresh()
+    shutil.rmtree(folder)
+    Store.create(folder, code_size=64)
+    with pytest.raises(SearchError, match="another index"):
+        reader.refresh()

@@ -107,6 +107,29 @@ class VectorIndex:
                 self._adopt(target, *storage.commit(target, there, self._contents, self._next_id))
                 generations.remove_unused(target, self._manifest)
 
+    def refresh(self) -> bool:
+        """Whether the folder holds another generation than this index, which it is from now on.
+
+        Searches that others are at keep the generation they began with. SearchError when the index was never saved, has changes
+        that were not, or when another index lies in its folder.
+        """
+        with self._lock:
+            if self._folder is None:
+                raise SearchError("the index has no folder to follow; save it, or load one")
+            if any(segment.entry is None or segment.unsaved_deletes for segment in self._contents.segments):
+                raise SearchError(f"this index has changes that are not in {self._folder}; save it first")
+            there = manifest.read(self._folder)
+            if there.uid != self._manifest.uid:
+                raise SearchError(f"{self._folder} now holds another index than the one that was opened; open it again")
+            if there.generation == self._manifest.generation:
+                return False
+            described, contents = storage.load(self._folder)
+            for name in ("code_size", "dim", "feature_dtype"):
+                if getattr(self._own_part(described), name) != getattr(self._manifest, name):
+                    raise SearchError(f"{self._folder} now holds vectors of another model; open it again")
+            self._adopt(self._folder, described, contents)
+            return True
+
     def verify(self) -> int:
         """Bytes whose checksums were read and found right, 0 in memory; IndexFormatError names the first bad file."""
         return 0 if self._folder is None else damage.verify(self._folder)

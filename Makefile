@@ -45,7 +45,12 @@ test: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-slow: $(VENV)/.dev
+# The fuzzer has wheels for some machines only.
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,fuzz]'
+	@touch $@
+
+test-slow: $(VENV)/.fuzz
 	$(BIN)/python -m pytest -m 'slow or hypothesis' --hypothesis-profile=default
 
 LATENCY = $(BIN)/python benchmarks/latency.py --model "$(MODEL)" --data "$(DATA)"

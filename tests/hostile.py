@@ -28,7 +28,24 @@ def make_whole(folder: Path) -> Path:
     codes = rng.integers(0, 256, (20, 2), dtype=np.uint8) & np.array([255, 240], np.uint8)
     store.append(codes, rng.standard_normal((20, 3)), records=[{"id": f"r{i}", "view": i} for i in range(20)])
     store.remove([3, 4])
+    _named_the_same_always(folder)
     return folder
+
+
+def _named_the_same_always(folder: Path) -> None:
+    """Segment and files with names that are not drawn, so that a manifest kept from another run fits."""
+    segments = folder / "segments"
+
+    def rename(content: dict[str, Any]) -> None:
+        (segment,) = content["segments"]
+        (segments / segment["name"]).rename(segments / "000002-00000000")
+        deleted = "deleted-000003-00000000.npy"
+        (segments / "000002-00000000" / segment["deleted"]).rename(segments / "000002-00000000" / deleted)
+        segment["files"][deleted] = segment["files"].pop(segment["deleted"])
+        segment.update(name="000002-00000000", deleted=deleted)
+        content["uid"] = "0" * 32
+
+    spelled_anew(folder, rename)
 
 
 def spelled_anew(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -147,8 +147,8 @@ def test_damaged_faiss_files_are_one_sentence(tmp_path: Path, change: Callable[[
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.npy", b"no array", "is no .npy array"),
-        ("x.npy", np.zeros((2, 3), np.float32), "holds float32 of shape"),
+        ("x.npy", b"no array", "says it is no .npy array"),
+        ("x.npy", np.zeros((2, 3), np.float32), "'descr':'<f4'"),
         ("x.npy", np.zeros(3, np.uint8), "expected packed codes"),
         ("x.parquet", b"PAR1 no table", "is no parquet file"),
         ("x.arrow", b"", "is no arrow file"),

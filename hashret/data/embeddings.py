@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,7 +29,7 @@ def open_embeddings(file: str | Path, *, one_is_a_row: bool = False) -> Embeddin
         raise DataError(f"there is no file {path}; expected a .npy file of float vectors, one a row")
     try:
         stored: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, TokenError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise DataError(
             f"{path} is no .npy array of numbers ({reason}); write one with numpy.save(file, vectors, allow_pickle=False)"

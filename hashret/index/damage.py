@@ -185,7 +185,7 @@ def _left_of(
     alive = np.ones(entry.rows, np.bool_)
     if entry.deleted is not None and entry.deleted not in files:
         row = np.dtype("<i8")
-        alive[segments.map_array(place / entry.deleted, entry.files[entry.deleted], row, entry.n_deleted)] = False
+        alive[segments.read_array(place / entry.deleted, entry.files[entry.deleted], row, entry.n_deleted)] = False
     bad = np.zeros(entry.rows, np.bool_)
     for damage in wrong:
         for some in damage.rows if damage.file in rows else ():
@@ -240,7 +240,7 @@ def _known_blocks(place: Path, entry: SegmentEntry) -> dict[str, npt.NDArray[np.
     try:
         if file is None or digest_of(parts_of(place / BLOCKS)).sha256 != file.sha256:
             return {}
-        blocks = segments.map_array(place / BLOCKS, file, np.dtype("<u8"), sum(covered.values()))
+        blocks = segments.read_array(place / BLOCKS, file, np.dtype("<u8"), sum(covered.values()))
     except (OSError, IndexFormatError):
         return {}
     ends = np.cumsum(list(covered.values()))

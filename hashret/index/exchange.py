@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from hashret.codes import Codes, bytes_per_code
 from hashret.errors import DataError, UsageError
 from hashret.index.contents import Ids
 from hashret.index.records import FIELDS, Record
+from hashret.index.segments import map_array, read_header
 from hashret.index.store import Store
 
 BIT_ORDERS = ("big", "little")
@@ -33,6 +35,12 @@ ROWS = 1 << 18
 _FLAT, _MAPPED = b"IBxF", (b"IBMp", b"IBM2")
 _HEADER = struct.Struct("<iiqBi")
 """d, code_size, ntotal, is_trained, metric_type."""
+_NPY = re.compile(
+    r"\{'descr':'\|(?P<type>[ui]1)','fortran_order':False,'shape':\((?P<rows>\d{1,18}),(?P<bytes>\d{1,18})\),?\}",
+    re.ASCII,
+)
+"""The header of an array of bytes, without blanks."""
+_MOST_BYTES = 1 << 17
 _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), axis=1)[:, 0]
 """Each byte with its bits the other way round."""
 
@@ -146,14 +154,18 @@ def _chunks_of(store: Store, order: str, *, records: bool = False) -> Iterator[C
 
 
 def _read_npy(path: Path) -> Source:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise DataError(f"{path} is no .npy array ({error})") from error
-    if array.ndim != 2 or array.dtype not in (np.uint8, np.int8) or not array.shape[1]:
+    found, start = read_header(path)
+    described = _NPY.fullmatch(found)
+    if described is None:
         raise DataError(
-            f"{path} holds {array.dtype} of shape {array.shape}, expected packed codes: uint8 or int8 (N, B)"
+            f"{path} says it is {found[:200] or 'no .npy array'}, expected packed codes: uint8 or int8 of shape (N, B)"
         )
+    n_rows, n_bytes = int(described["rows"]), int(described["bytes"])
+    if start + n_rows * n_bytes != path.stat().st_size or not 0 < n_bytes <= _MOST_BYTES:
+        raise DataError(
+            f"{path} is damaged: it says it holds {n_rows} rows of {n_bytes} bytes in {path.stat().st_size}"
+        )
+    array = map_array(path, np.dtype((described["type"], (n_bytes,))), n_rows, start)
 
     def chunks() -> Iterator[Chunk]:
         for start in range(0, len(array), ROWS):
@@ -213,7 +225,7 @@ def _read_faiss(path: Path) -> Source:
 def _faiss_header(path: Path, file: IO[bytes]) -> tuple[int, int, int]:
     """Bits, bytes of a code and number of codes."""
     bits, n_bytes, n_rows, _, _ = _unpack(path, file, _HEADER)
-    if not (0 < bits <= 1 << 20 and 0 < n_bytes <= 1 << 17 and n_rows >= 0):
+    if not (0 < bits <= 1 << 20 and 0 < n_bytes <= _MOST_BYTES and n_rows >= 0):
         raise DataError(f"{path} is damaged: it says it holds {n_rows} codes of {bits} bits")
     return bits, n_bytes, n_rows
 

@@ -85,7 +85,7 @@ def read(folder: Path, described: Manifest, entry: SegmentEntry) -> Segment:
             raise damaged(holder, "it is a link to another folder")
 
     def mapped(name: str, row: npt.DTypeLike, n_rows: int = entry.rows) -> npt.NDArray[Any]:
-        return map_array(place / name, entry.files[name], np.dtype(row), n_rows)
+        return read_array(place / name, entry.files[name], np.dtype(row), n_rows)
 
     codes = features = alive = stored_records = None
     ids = mapped(IDS, "<i8")
@@ -105,10 +105,10 @@ def read(folder: Path, described: Manifest, entry: SegmentEntry) -> Segment:
     return Segment(ids, codes, features, alive, stored_records, entry)
 
 
-def map_array(path: Path, file: FileEntry, row: np.dtype[Any], n_rows: int) -> npt.NDArray[Any]:
+def read_array(path: Path, file: FileEntry, row: np.dtype[Any], n_rows: int) -> npt.NDArray[Any]:
     """An array of so many rows in a file, mapped read-only; IndexFormatError unless it is exactly what is expected."""
     check_size(path, file)
-    found, start = _read_header(path)
+    found, start = read_header(path)
     expected = _words(header(row, n_rows)[_PREFIX:])
     if found != expected:
         raise damaged(path, f"it says it is {found[:200] or 'no .npy array'}, expected {expected}")
@@ -116,12 +116,12 @@ def map_array(path: Path, file: FileEntry, row: np.dtype[Any], n_rows: int) -> n
         raise damaged(path, f"its data start at byte {start}, expected a multiple of {ALIGNMENT}")
     if start + n_rows * row.itemsize != file.n_bytes:
         raise damaged(path, f"it has {file.n_bytes} bytes, expected {start + n_rows * row.itemsize}")
-    return _mapped(path, row, n_rows, start)
+    return map_array(path, row, n_rows, start)
 
 
 def map_rows(path: Path, row: np.dtype[Any], n_rows: int) -> npt.NDArray[Any]:
     """The rows of an array in a file whose own header is not asked, as it may be damaged; its size was checked."""
-    return _mapped(path, row, n_rows, len(header(row, n_rows)))
+    return map_array(path, row, n_rows, len(header(row, n_rows)))
 
 
 def header(row: np.dtype[Any], n_rows: int) -> bytes:
@@ -149,7 +149,8 @@ def damaged(path: Path, why: str) -> IndexFormatError:
     return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again")
 
 
-def _mapped(path: Path, row: np.dtype[Any], n_rows: int, start: int) -> npt.NDArray[Any]:
+def map_array(path: Path, row: np.dtype[Any], n_rows: int, start: int) -> npt.NDArray[Any]:
+    """Rows that begin at a byte of a file, mapped read-only; the caller has checked the size."""
     shape = (n_rows, *row.shape)
     if not n_rows:
         return np.empty(shape, row.base)
@@ -157,7 +158,7 @@ def _mapped(path: Path, row: np.dtype[Any], n_rows: int, start: int) -> npt.NDAr
     return np.asarray(np.memmap(path, row.base, "r", start, shape))
 
 
-def _read_header(path: Path) -> tuple[str, int]:
+def read_header(path: Path) -> tuple[str, int]:
     """The description in the header of a .npy file, without blanks, "" where there is none, and where the data start.
 
     It is compared as text with the one that is expected: numpy's own reader evaluates it as Python.

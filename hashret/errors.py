@@ -7,6 +7,7 @@ HashretError
 ├── CodeError           codes or logits break the bit contract
 ├── SearchError         an index refuses what was asked of it
 │   └── IndexFormatError  an index folder is damaged or is none
+│       └── IndexVersionError  an index folder is of a newer format
 ├── ModelError          a model folder, weights or a run is wrong
 └── TrainingError       training cannot start or go on
 """
@@ -40,6 +41,10 @@ class SearchError(HashretError):
 
 class IndexFormatError(SearchError):
     """An index folder is damaged, or is no index."""
+
+
+class IndexVersionError(IndexFormatError):
+    """An index folder is of a newer format than this hashret reads."""
 
 
 class ModelError(HashretError):

@@ -141,7 +141,7 @@ def test_help_opens_with_an_example_and_no_index_is_one_sentence(hashret: Callab
     assert out.startswith(f"Example:  hashret index {verb} ") and f"usage: hashret index {verb}" in out
     status, out, err = hashret("index", verb, tmp_path / "none", *(["x"] if verb == "remove" else []))
     assert status == 1 and out == "" and len(err.splitlines()) == 1
-    assert "is no hashret index" in err or "cannot be written" in err
+    assert "is no hashret index" in err
 
 
 def test_query_where(hashret: Callable, index: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hashret.errors import IndexFormatError
+from hashret.errors import IndexFormatError, IndexVersionError
 from hashret.index import CosineIndex, HammingIndex, Store, damage, manifest, storage
 from hashret.index.checksums import BLOCK, digest_of, parts_of
 from hashret.index.segments import SEGMENTS
@@ -136,6 +136,7 @@ def test_a_segment_without_codes_is_lost_whole(index: Path, ruin: Callable[[Path
     with pytest.raises(IndexFormatError, match=r"codes\.npy"):
         HammingIndex.load(index)
     done = damage.repair(index)
+    assert (index / damage.SET_ASIDE / done.damages[0].segment / "ids.npy").exists()
     assert done.rows_lost == MORE and done.lost == [f"all {MORE} rows of {done.damages[0].segment}"]
     assert left(index) == [row for row in range(N) if row not in (5, N - 1)]
 
@@ -203,3 +204,17 @@ def test_everything_damaged_leaves_an_empty_index(index: Path) -> None:
     assert done.rows_lost == N + MORE - 2 and left(index) == []
     assert json.loads((index / manifest.NAME).read_text())["next_id"] == N + MORE, "ids are not given again"
     assert storage.load(index)[0].code_size == 128
+
+
+def test_a_newer_index_is_not_brought_back_to_an_older_copy(index: Path) -> None:
+    content = json.loads((index / manifest.NAME).read_text())
+    content["format_version"] = 99
+    (index / manifest.NAME).write_text(json.dumps(content))
+    with pytest.raises(IndexVersionError, match="upgrade"):
+        damage.repair(index)
+
+
+def test_nothing_is_written_to_what_is_no_index(tmp_path: Path) -> None:
+    with pytest.raises(IndexFormatError, match="is no hashret index"):
+        damage.repair(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.codes import bytes_per_code
-from hashret.errors import IndexFormatError
+from hashret.errors import IndexFormatError, IndexVersionError
 from hashret.index import durable, generations, manifest, records, segments, storage
 from hashret.index.checksums import BLOCK, digest_of, parts_of
 from hashret.index.contents import Contents, Ids, Segment
@@ -96,7 +96,8 @@ def check_rows(folder: Path) -> None:
     """IndexFormatError where rows cannot be, though files are as written: ids, tail bits, numbers of features, records."""
     described, contents = storage.load(folder)
     ids = contents.ids()
-    if len(np.unique(ids)) != len(ids):
+    # Mostly they ascend, which takes no sorting.
+    if not (ids[1:] > ids[:-1]).all() and len(np.unique(ids)) != len(ids):
         raise segments.damaged(folder, "an id is given to two rows")
     if len(ids) and (ids.min() < 0 or ids.max() >= described.next_id):
         raise segments.damaged(folder, f"ids go from {ids.min()} to {ids.max()}, expected 0 to {described.next_id - 1}")
@@ -124,6 +125,7 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
     stays. A damaged manifest is replaced by the newest whole copy of one; IndexFormatError where there is none. Segments that
     were damaged are copied to `damaged` in the folder first.
     """
+    _whole_manifest(folder)  # before a lock comes to lie in what is no index
     with durable.writer_lock(folder):
         described, manifest_from = _whole_manifest(folder)
         damages = list(find(folder, described, progress))
@@ -135,17 +137,15 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
             if not wrong:
                 kept.append(segments.read(folder, described, entry))
                 continue
+            _copy_aside(folder, entry)
             files = {damage.file for damage in wrong}
-            deletes_lost += entry.n_deleted if entry.deleted in files else 0
             left, n_lost, names = _left_of(folder, described, entry, wrong)
             rows_lost += n_lost
             lost += names
-            if left is None:
-                continue
-            records_lost += left.n_alive if METADATA in files else 0
-            kept.append(left)
-            place = folder / SEGMENTS / entry.name
-            shutil.copytree(place, folder / SET_ASIDE / entry.name, symlinks=True, dirs_exist_ok=True)
+            if left is not None:
+                records_lost += left.n_alive if METADATA in files else 0
+                deletes_lost += entry.n_deleted if entry.deleted in files else 0
+                kept.append(left)
         if damages or manifest_from is not None:
             contents = _latest_of_each_id(kept) if deletes_lost else Contents(tuple(kept))
             after, _ = storage.commit(folder, described, contents, described.next_id)
@@ -157,15 +157,22 @@ def _whole_manifest(folder: Path) -> tuple[Manifest, Path | None]:
     """The manifest, or the newest copy of one that is whole, and which that is."""
     try:
         return manifest.read(folder), None
+    except IndexVersionError:
+        raise
     except IndexFormatError:
-        for copy in sorted((folder / manifest.COPIES).glob("*.json"), key=lambda path: (len(path.name), path.name))[
-            ::-1
-        ]:
+        copies = (folder / manifest.COPIES).glob("*.json")
+        for copy in sorted(copies, key=lambda path: (len(path.name), path.name), reverse=True):
             try:
                 return manifest.read_file(copy), copy
             except IndexFormatError:
                 continue
         raise
+
+
+def _copy_aside(folder: Path, entry: SegmentEntry) -> None:
+    place = folder / SEGMENTS / entry.name
+    if place.is_dir():
+        shutil.copytree(place, folder / SET_ASIDE / entry.name, symlinks=True, dirs_exist_ok=True)
 
 
 def _left_of(

@@ -15,7 +15,7 @@ from typing import Any
 
 from hashret import __version__
 from hashret.codes import BIT_ORDER, MAX_CODE_SIZE
-from hashret.errors import IndexFormatError
+from hashret.errors import IndexFormatError, IndexVersionError
 from hashret.index import durable
 from hashret.index.features import DTYPES, MAX_DIM, METRICS
 
@@ -133,7 +133,7 @@ def read_file(path: Path) -> Manifest:
     if not isinstance(version, int) or version < 1:
         raise _damaged(path, "its format version is no whole number")
     if version > FORMAT_VERSION:
-        raise IndexFormatError(
+        raise IndexVersionError(
             f"{path.parent} has index format {version}, this hashret {__version__} reads up to {FORMAT_VERSION}; "
             "upgrade hashret, or build the index again with this version"
         )

@@ -85,11 +85,18 @@ def _pictures_below(root: str, below: str, parents: frozenset[tuple[int, int]]) 
             continue
         if not entry.name.isascii():
             _require_unicode(entry.name, here)
-        # A dangling link to a picture stays in the table, so that it is reported as missing and not passed over.
-        if entry.is_dir():
+        # A link that leads nowhere, or to itself, stays in the table, so that it is reported and not passed over.
+        if _is_folder(entry):
             yield from _pictures_below(root, f"{below}{entry.name}/", parents | {itself})
         elif is_picture_name(entry.name):
             yield below + entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _require_unicode(name: str, folder: str) -> None:

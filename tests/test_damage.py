@@ -57,6 +57,34 @@ def left(index: Path) -> list[int]:
     return HammingIndex.load(index).ids.tolist()
 
 
+GOLDEN = Path(__file__).parent / "golden" / "index-v3"
+
+
+def golden_codes() -> np.ndarray:
+    """8,300 codes of 8 bits: their ids are more than one block."""
+    return (np.arange(8300) * 37 % 251).astype(np.uint8)[:, None]
+
+
+def write_golden(folder: Path) -> None:
+    """How tests/golden/index-v3 was made; never run again for that version, whose bytes stay as they are."""
+    store = Store.create(folder, code_size=8)
+    store.append(golden_codes())
+    store.remove([7, 8299])
+
+
+@pytest.mark.parametrize("kind", ["golden", "fresh"])
+def test_the_golden_folder_of_version_3_is_read(tmp_path: Path, kind: str) -> None:
+    folder = GOLDEN
+    if kind == "fresh":
+        write_golden(folder := tmp_path / "i")
+    assert manifest.read(folder).format_version == 3
+    ids = [row for row in range(8300) if row not in (7, 8299)]
+    index = HammingIndex.load(folder)
+    assert index.verify() > 0 and index.ids.tolist() == ids
+    query = golden_codes()[[5000]]
+    assert index.search(query, 3)[1].tolist() == [[row for row in ids if row % 251 == 5000 % 251][:3]]
+
+
 def test_blocks_are_what_the_page_says(index: Path) -> None:
     """Recomputed from docs/format.md alone."""
     import xxhash

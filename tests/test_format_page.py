@@ -108,11 +108,11 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("which", ["index-v1", "index-v2", "fresh"])
+@pytest.mark.parametrize("which", ["index-v1", "index-v2", "index-v3", "fresh"])
 def test_a_stranger_reads_what_hashret_reads(tmp_path: Path, which: str) -> None:
     folder = fresh(tmp_path / "fresh") if which == "fresh" else GOLDEN / which
     stranger = Stranger(folder)
-    assert stranger.manifest["format_version"] == {"index-v1": 1, "index-v2": 2, "fresh": 3}[which]
+    assert stranger.manifest["format_version"] == {"index-v1": 1, "index-v2": 2, "index-v3": 3, "fresh": 3}[which]
     index = HammingIndex.load(folder)
     assert stranger.ids == index.ids.tolist()
     for id_, record in zip(stranger.ids, index.records(stranger.ids), strict=True):
@@ -121,7 +121,7 @@ def test_a_stranger_reads_what_hashret_reads(tmp_path: Path, which: str) -> None
         distances, ids = index.search(np.frombuffer(query, np.uint8)[None], 25)
         found = [(d, i) for d, i in zip(distances[0].tolist(), ids[0].tolist(), strict=True) if i >= 0]
         assert found == stranger.nearest(query, 25)
-    if stranger.manifest.get("feature_metric", "cosine") == "cosine":
+    if stranger.dim is not None and stranger.manifest.get("feature_metric", "cosine") == "cosine":
         cosine = CosineIndex.load(folder)
         query = np.linspace(-1, 1, stranger.dim)
         similarities, ids = cosine.search(query[None], 10)

@@ -93,10 +93,13 @@ def test_index_holds_what_the_model_says(
     similarities, found = features.search(encoded.features, 1)
     assert np.allclose(similarities, 1, atol=1e-5)
     assert index.verify() > 0
+    hasher = Hasher.from_pretrained(tiny_run, device="cpu")
     assert index.model == {
-        "fingerprint": Hasher.from_pretrained(tiny_run, device="cpu").fingerprint(),
+        "fingerprint": hasher.fingerprint(),
         "name": str(tiny_run),
         "path": str(tiny_run),
+        "thresholds": hasher.config["thresholds"],
+        "preprocessing": hasher.config["preprocessing"],
     }
 
 

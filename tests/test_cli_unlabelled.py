@@ -110,7 +110,7 @@ def test_one_command_gives_codes_and_says_how_good_they_are(
     )
     assert lines[12:] == [f"{out}: 48 pictures added, 48 in all, codes of 64 bits and features of 512 float16 numbers"]
     assert [path.name for path in tmp_path.iterdir()] == ["my.index"]
-    assert sorted(path.name for path in out.iterdir()) == ["lock", "manifest.json", "model", "segments"]
+    assert sorted(path.name for path in out.iterdir()) == ["generations", "lock", "manifest.json", "model", "segments"]
 
 
 def test_the_index_holds_what_its_model_says(fitted_index: Path, closed_set: Path) -> None:
@@ -121,7 +121,10 @@ def test_the_index_holds_what_its_model_says(fitted_index: Path, closed_set: Pat
     assert np.abs(encoded.logits[differing]).max(initial=0) < 1e-6, "but for rounding"
     assert np.allclose(array(fitted_index, "features.npy"), encoded.features, atol=1e-3)
     assert Store.open(fitted_index).feature_dtype == "float16"
-    assert index.model == {"fingerprint": hasher.fingerprint(), "name": "ITQ-64 of hues", "path": "model"}
+    assert index.model == {
+        "fingerprint": hasher.fingerprint(), "name": "ITQ-64 of hues", "path": "model",
+        "thresholds": hasher.config["thresholds"], "preprocessing": hasher.config["preprocessing"],
+    }  # fmt: skip
     assert index.records(range(48)) == open_source(closed_set).records()
     balance = codes.statistics(array(fitted_index, "codes.npy"), 64)
     assert balance.dead_bits == 0 and balance.mean_imbalance < 0.2
@@ -629,6 +632,7 @@ def test_embeddings_alone_are_indexed_by_number(
     assert (array(index, "codes.npy") == codes.binarize(projection.embed(given))).all()
     assert HammingIndex.load(index).model == {
         "fingerprint": projection.fingerprint(), "name": "ITQ-64 of x.npy", "path": "model",
+        "thresholds": None, "preprocessing": None,
     }  # fmt: skip
     np.save(tmp_path / "q.npy", given[[7, 250]])
     words = ["--index", index, "--embedding", tmp_path / "q.npy", "-k", 4]

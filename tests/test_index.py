@@ -21,6 +21,7 @@ from hashret.codes import pack
 from hashret.errors import CodeError, IndexFormatError, SearchError
 from hashret.hamming import reference
 from hashret.index import CosineIndex, HammingIndex, Store, durable, manifest, storage
+from hashret.index.contents import all_differ
 
 GOLDEN = Path(__file__).parent / "golden" / "index-v1"
 
@@ -172,6 +173,11 @@ def test_a_duplicate_is_an_error_and_nothing_is_added() -> None:
         with pytest.raises(SearchError, match="nothing was removed"):
             index.remove(missing)
     assert index.ids.tolist() == [5, 7, 10, 12, 9]
+
+
+@given(st.lists(st.one_of(st.integers(0, 20), st.integers(0, 2**62)), max_size=30))
+def test_ids_that_stand_twice_are_seen(ids: list[int]) -> None:
+    assert all_differ(np.array(ids, np.int64)) == (len(set(ids)) == len(ids))
 
 
 def test_what_does_not_fit_is_refused() -> None:

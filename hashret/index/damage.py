@@ -15,7 +15,7 @@ from hashret.codes import bytes_per_code
 from hashret.errors import IndexFormatError, IndexVersionError
 from hashret.index import durable, generations, manifest, records, segments, storage
 from hashret.index.checksums import BLOCK, digest_of, parts_of
-from hashret.index.contents import Contents, Ids, Segment
+from hashret.index.contents import Contents, Ids, Segment, all_differ
 from hashret.index.features import row_type
 from hashret.index.manifest import BLOCKS, CODES, FEATURES, IDS, METADATA, Manifest, SegmentEntry
 from hashret.index.segments import SEGMENTS
@@ -96,8 +96,7 @@ def check_rows(folder: Path) -> None:
     """IndexFormatError where rows cannot be, though files are as written: ids, tail bits, numbers of features, records."""
     described, contents = storage.load(folder)
     ids = contents.ids()
-    # Mostly they ascend, which takes no sorting.
-    if not (ids[1:] > ids[:-1]).all() and len(np.unique(ids)) != len(ids):
+    if not all_differ(ids):
         raise segments.damaged(folder, "an id is given to two rows")
     if len(ids) and (ids.min() < 0 or ids.max() >= described.next_id):
         raise segments.damaged(folder, f"ids go from {ids.min()} to {ids.max()}, expected 0 to {described.next_id - 1}")

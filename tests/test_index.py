@@ -657,8 +657,8 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
     save_new(tmp_path / "i")
-    rewrite_manifest(tmp_path / "i", format_version=3)
-    with pytest.raises(IndexFormatError, match=r"index format 3, this hashret .* reads up to 2; upgrade hashret"):
+    rewrite_manifest(tmp_path / "i", format_version=4)
+    with pytest.raises(IndexFormatError, match=r"index format 4, this hashret .* reads up to 3; upgrade hashret"):
         HammingIndex.load(tmp_path / "i")
 
 

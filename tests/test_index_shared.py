@@ -242,3 +242,18 @@ def test_a_reader_follows_when_it_is_asked_to(folder: Path) -> None:
     Store.create(folder, code_size=64)
     with pytest.raises(SearchError, match="another index"):
         reader.refresh()
+
+
+@pytest.mark.parametrize("version", ["index-v1", "index-v2", "index-v3"])
+def test_indexes_of_older_versions_are_written_on(tmp_path: Path, version: str) -> None:
+    golden = Path(__file__).parent / "golden" / version
+    store = Store.open(shutil.copytree(golden, tmp_path / "i"))
+    ids, n_bytes = store.ids.tolist(), -(-(store.code_size or 0) // 8)
+    codes_before = store.codes(ids)
+    more = {} if store.dim is None else {"features": np.ones((2, store.dim))}
+    new = store.append(np.zeros((2, n_bytes), np.uint8), **more).tolist()
+    store.remove(ids[:1])
+    store.compact()
+    assert store.ids.tolist() == [*ids[1:], *new] and min(new) > max(ids)
+    assert np.array_equal(store.codes(ids[1:]), codes_before[1:])
+    assert damage.verify(store.folder) > 0

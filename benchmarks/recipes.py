@@ -132,7 +132,7 @@ STUDIES = (
         "Handwritten characters, 20 drawings each: trained on the five alphabets of the first small background "
         "set, of whose characters 15 % are held out to choose the epoch; each of the 2,120 drawings of three other alphabets "
         "queries all the others.",
-        "--backbone resnet18 --image-size 48 --weights none --epochs 30 --mirror never",
+        "--backbone resnet18 --image-size 32 --weights none --epochs 30 --mirror never --amp on",
         "--split test --two-stage 100 --logits --controls on",
         (
             Recipe(OBJECTIVES, "default"),

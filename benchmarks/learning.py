@@ -270,7 +270,14 @@ def _one_by_one(rows: list[dict[str, Any]]) -> list[str]:
         cells.append(f"{row['seconds'] / 60:.0f}" if "seconds" in row else "")
         lines.append("| " + " | ".join(cells) + " |")
     run = [row for row in rows if row["results"] is not None]
+    for name, control in _controls(run).items():
+        lines.append(f"| {name} | | | | {_hit(control)} | {_map(control)} |" + " |" * 4)
     return [*lines, "", *(f"- {row['name']}: `{row['command']}`" for row in run)]
+
+
+def _controls(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What needs no training, by its name: the same for all rows of a study that were scored beside it."""
+    return {name: result for row in rows for name, result in row["results"].items() if name.startswith("control")}
 
 
 def _by_length(rows: list[dict[str, Any]]) -> list[str]:

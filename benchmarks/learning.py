@@ -38,7 +38,7 @@ SECTIONS = {
     "steps": "Triplets, step by step",
     "objectives": "Objectives under one budget",
     "lengths": "Code sizes, three seeds",
-    "best": "As high as it gets in two hours of this processor",
+    "best": "As high as it gets in two hours",
 }
 
 

@@ -199,8 +199,7 @@ def test_reading_changes_nothing_and_needs_no_right_to(folder: Path) -> None:
     """As on a read-only medium: the process stops at the first attempt to write, make, rename or remove anything."""
     program = """
         import os, sys, numpy as np
-        from hashret.errors import SearchError
-from hashret.index import HammingIndex, Store, damage, info
+        from hashret.index import HammingIndex, Store, damage, info
         import hashret.hamming.plain, sqlite3
         WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         def refuse(event, arguments):

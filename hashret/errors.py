@@ -14,6 +14,8 @@ HashretError
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class HashretError(Exception):
     """Base of everything hashret raises on purpose; its text is one sentence for the user."""
@@ -41,6 +43,11 @@ class SearchError(HashretError):
 
 class IndexFormatError(SearchError):
     """An index folder is damaged, or is no index."""
+
+
+def damaged(path: Path, why: str) -> IndexFormatError:
+    """The error for a file of an index that is not what it should be."""
+    return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again")
 
 
 class IndexVersionError(IndexFormatError):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.codes import bytes_per_code
-from hashret.errors import IndexFormatError, IndexVersionError
+from hashret.errors import IndexFormatError, IndexVersionError, damaged
 from hashret.index import durable, generations, manifest, records, segments, storage
 from hashret.index.checksums import BLOCK, digest_of, parts_of
 from hashret.index.contents import Contents, Ids, Segment, all_differ
@@ -80,7 +80,7 @@ def find(folder: Path, described: Manifest, progress: Progress = lambda n_bytes:
             if name in (IDS, CODES, FEATURES) and name in blocks:
                 wrong = np.flatnonzero(np.array(found.blocks, np.uint64) != blocks[name])
                 rows = _rows_in_blocks(wrong, _row_of(described, name), entry.rows)
-            yield Damage(entry.name, name, str(segments.damaged(place / name, "its checksum is wrong")), rows)
+            yield Damage(entry.name, name, str(damaged(place / name, "its checksum is wrong")), rows)
 
 
 def verify(folder: Path, progress: Progress = lambda n_bytes: None) -> int:
@@ -97,23 +97,23 @@ def check_rows(folder: Path) -> None:
     described, contents = storage.load(folder)
     ids = contents.ids()
     if not all_differ(ids):
-        raise segments.damaged(folder, "an id is given to two rows")
+        raise damaged(folder, "an id is given to two rows")
     if len(ids) and (ids.min() < 0 or ids.max() >= described.next_id):
-        raise segments.damaged(folder, f"ids go from {ids.min()} to {ids.max()}, expected 0 to {described.next_id - 1}")
+        raise damaged(folder, f"ids go from {ids.min()} to {ids.max()}, expected 0 to {described.next_id - 1}")
     tail = np.uint8(0xFF >> (described.code_size or 0) % 8 if (described.code_size or 0) % 8 else 0)
     for segment in contents.segments:
         assert segment.entry is not None
         place = folder / SEGMENTS / segment.entry.name
         for start in range(0, len(segment), _ROWS):
             if segment.codes is not None and (segment.codes[start : start + _ROWS, -1] & tail).any():
-                raise segments.damaged(place / CODES, "the bits after a code's last are not all 0")
+                raise damaged(place / CODES, "the bits after a code's last are not all 0")
             if segment.records is not None:
                 segment.records.at(range(start, min(start + _ROWS, len(segment))))
             if segment.features is not None:
                 rows = segment.features[start : start + _ROWS]
                 numbers = rows["scale"] if rows.dtype.names else rows
                 if not np.isfinite(numbers).all():
-                    raise segments.damaged(place / FEATURES, "a feature holds NaN or infinity")
+                    raise damaged(place / FEATURES, "a feature holds NaN or infinity")
 
 
 def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:

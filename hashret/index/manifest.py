@@ -15,7 +15,7 @@ from typing import Any
 
 from hashret import __version__
 from hashret.codes import BIT_ORDER, MAX_CODE_SIZE
-from hashret.errors import IndexFormatError, IndexVersionError
+from hashret.errors import IndexFormatError, IndexVersionError, damaged
 from hashret.index import durable
 from hashret.index.features import DTYPES, MAX_DIM, METRICS
 
@@ -120,25 +120,25 @@ def read(folder: Path) -> Manifest:
 def read_file(path: Path) -> Manifest:
     """The checked manifest in this file, as `read` gives it."""
     if path.is_symlink():
-        raise _damaged(path, "it is a link to another file")
+        raise damaged(path, "it is a link to another file")
     if path.stat().st_size > _LARGEST_MANIFEST:
-        raise _damaged(path, "it is far too large")
+        raise damaged(path, "it is far too large")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, "it is not JSON") from error
+        raise damaged(path, "it is not JSON") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise IndexFormatError(f"{path} does not describe a hashret index: its format is not {FORMAT!r}")
     version = content.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise _damaged(path, "its format version is no whole number")
+        raise damaged(path, "its format version is no whole number")
     if version > FORMAT_VERSION:
         raise IndexVersionError(
             f"{path.parent} has index format {version}, this hashret {__version__} reads up to {FORMAT_VERSION}; "
             "upgrade hashret, or build the index again with this version"
         )
     if content.pop("checksum", None) != _checksum(content):
-        raise _damaged(path, "its checksum is wrong")
+        raise damaged(path, "its checksum is wrong")
     if content.get("bit_order") != BIT_ORDER:
         raise IndexFormatError(f"{path} has bit order {content.get('bit_order')!r}, expected {BIT_ORDER!r}")
     return _parse(path, content)
@@ -150,30 +150,30 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
     def number(of: dict[str, Any], key: str, low: int = 0, high: int = 2**62) -> int:
         value = of.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise _damaged(path, f"{key} is {value!r}")
+            raise damaged(path, f"{key} is {value!r}")
         return value
 
     def text(of: dict[str, Any], key: str, spelling: re.Pattern[str] = _NAME) -> str:
         value = of.get(key)
         if not isinstance(value, str) or not spelling.fullmatch(value):
-            raise _damaged(path, f"{key} is {value!r}")
+            raise damaged(path, f"{key} is {value!r}")
         return value
 
     def segment(entry: Any) -> SegmentEntry:
         if not isinstance(entry, dict) or not isinstance(entry.get("files"), dict):
-            raise _damaged(path, "a segment is not described")
+            raise damaged(path, "a segment is not described")
         deleted = text(entry, "deleted", _DELETED_NAME) if entry.get("deleted") is not None else None
         files: dict[str, FileEntry] = {}
         for name, file in entry["files"].items():
             if not isinstance(file, dict) or (name not in _SEGMENT_FILES and name != deleted):
-                raise _damaged(path, f"a segment lists {name!r}")
+                raise damaged(path, f"a segment lists {name!r}")
             digest = file.get("sha256")
             if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-                raise _damaged(path, f"{name} has no SHA-256")
+                raise damaged(path, f"{name} has no SHA-256")
             files[name] = FileEntry(number(file, "n_bytes"), digest)
         wanted = {IDS} | ({CODES} if code_size else set()) | ({FEATURES} if dim else set()) | ({deleted} - {None})
         if not wanted <= files.keys():
-            raise _damaged(path, f"a segment lacks {', '.join(sorted(map(str, wanted - files.keys())))}")
+            raise damaged(path, f"a segment lacks {', '.join(sorted(map(str, wanted - files.keys())))}")
         rows = number(entry, "rows", 1)
         n_deleted = number(entry, "n_deleted", 0, rows)
         return SegmentEntry(text(entry, "name"), rows, files, deleted, n_deleted)
@@ -182,13 +182,13 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
     dim = number(content, "dim", 1, MAX_DIM) if content.get("dim") is not None else None
     dtype = content.get("feature_dtype")
     if dtype not in ((None,) if dim is None else DTYPES) or (code_size is None and dim is None):
-        raise _damaged(path, f"feature_dtype is {dtype!r}")
+        raise damaged(path, f"feature_dtype is {dtype!r}")
     feature_metric = content.get("feature_metric", "cosine")
     if feature_metric not in METRICS:
-        raise _damaged(path, f"feature_metric is {feature_metric!r}")
+        raise damaged(path, f"feature_metric is {feature_metric!r}")
     model = content.get("model")
     if not (model is None or isinstance(model, dict)) or not isinstance(content.get("segments"), list):
-        raise _damaged(path, "model or segments have the wrong type")
+        raise damaged(path, "model or segments have the wrong type")
     parsed = Manifest(
         uid=text(content, "uid"),
         generation=number(content, "generation", 1),
@@ -201,7 +201,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
         feature_metric=feature_metric,
     )
     if parsed.format_version > content["format_version"]:
-        raise _damaged(path, f"what it describes needs format version {parsed.format_version}")
+        raise damaged(path, f"what it describes needs format version {parsed.format_version}")
     return parsed
 
 
@@ -209,7 +209,3 @@ def _checksum(content: dict[str, Any]) -> str:
     """SHA-256 of the manifest without its checksum, in a spelling that does not depend on layout."""
     spelled = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(spelled.encode()).hexdigest()
-
-
-def _damaged(path: Path, why: str) -> IndexFormatError:
-    return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again")

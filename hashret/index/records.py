@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hashret.errors import IndexFormatError, SearchError
+from hashret.errors import SearchError, damaged
 from hashret.index.where import Column
 
 Record = dict[str, Any]
@@ -109,11 +109,11 @@ class StoredRecords:
         statement = "SELECT row, id, path, label, split, attributes FROM records WHERE row IN "
         for row, *fields, attributes in self._select(statement, [int(row) for row in rows]):
             if not all(isinstance(field, str) for field in fields):
-                raise self._damaged(f"the record of row {row} holds something other than text")
+                raise damaged(self._path, f"the record of row {row} holds something other than text")
             found[row] = {**dict(zip(FIELDS, fields, strict=True)), **self._attributes(attributes)}
         missing = [row for row in rows if row not in found]
         if missing:
-            raise self._damaged(f"it has no record of row {missing[0]}")
+            raise damaged(self._path, f"it has no record of row {missing[0]}")
         return [dict(found[row]) for row in rows]
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
@@ -138,7 +138,7 @@ class StoredRecords:
 
     def _row(self, row: Any) -> int:
         if not isinstance(row, int) or not 0 <= row < self._n_rows:
-            raise self._damaged(f"it has a record of row {row!r}, which is not there")
+            raise damaged(self._path, f"it has a record of row {row!r}, which is not there")
         return row
 
     def _attributes(self, text: Any) -> dict[str, Any]:
@@ -147,13 +147,8 @@ class StoredRecords:
         except (ValueError, TypeError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise self._damaged("the attributes of a record are no JSON object")
+            raise damaged(self._path, "the attributes of a record are no JSON object")
         return found
-
-    def _damaged(self, why: str) -> IndexFormatError:
-        return IndexFormatError(
-            f"{self._path} is damaged ({why}); restore the folder from a copy or build the index again"
-        )
 
     def _select(self, statement: str, values: Sequence[int | str]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(values), _VARIABLES):
@@ -169,10 +164,10 @@ class StoredRecords:
                 connection.execute("PRAGMA trusted_schema = OFF")
                 kind = connection.execute("SELECT type, sql FROM sqlite_schema WHERE name = 'records'").fetchone()
                 if kind is None or kind[0] != "table" or "virtual" in kind[1].lower():
-                    raise self._damaged("it has no table 'records'")
+                    raise damaged(self._path, "it has no table 'records'")
                 yield from connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise self._damaged(f"SQLite says: {error}") from error
+            raise damaged(self._path, f"SQLite says: {error}") from error
 
 
 def _column(n_rows: int, cells: Iterable[tuple[int, Any]]) -> Column:

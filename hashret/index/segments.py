@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.codes import Bits, bytes_per_code
-from hashret.errors import IndexFormatError
+from hashret.errors import IndexFormatError, damaged
 from hashret.index import durable, records
 from hashret.index.checksums import Digest, Digester, digest_of, parts_of
 from hashret.index.contents import Segment
@@ -142,11 +142,6 @@ def check_size(path: Path, file: FileEntry) -> None:
         raise IndexFormatError(f"{path} is missing; restore the folder from a copy or build the index again")
     if path.stat().st_size != file.n_bytes:
         raise damaged(path, f"it has {path.stat().st_size} bytes, expected {file.n_bytes}")
-
-
-def damaged(path: Path, why: str) -> IndexFormatError:
-    """The error for a file that is not what the manifest says."""
-    return IndexFormatError(f"{path} is damaged ({why}); restore the folder from a copy or build the index again")
 
 
 def map_array(path: Path, row: np.dtype[Any], n_rows: int, start: int) -> npt.NDArray[Any]:

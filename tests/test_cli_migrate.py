@@ -112,6 +112,8 @@ def test_a_picture_that_changed_is_encoded_as_it_is_and_seen_by_the_next_sync(
         (["--model", "x"], "leave out --model"),
         (["--append"], "leave out --append"),
         (["--code-size", "8"], "leave out --code-size"),
+        (["--dry-run", "--metric", "both"], "leave out --dry-run, --metric"),
+        (["--label-map", "x.csv", "--ids", "x.txt"], "leave out --ids, --label-map"),
     ],
 )
 def test_flags_that_do_not_go_together(

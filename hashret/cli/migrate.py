@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from hashret.index.store import Store
 
 
+_OF_NEW_INDEXES = (*new_index.NETWORK_FLAGS, "--code-size", "--metric", "--feature-dtype")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flag."""
     parser.add_argument(
@@ -39,7 +42,11 @@ def check(args: argparse.Namespace) -> None:
             ("--sync", args.sync),
             ("--embeddings", args.embeddings),
             ("--split", args.split),
-            *((flag, True) for flag in new_index.typed(args, (*new_index.NETWORK_FLAGS, "--code-size"))),
+            ("--ids", args.ids),
+            ("--label-map", args.label_map),
+            ("--dry-run", args.dry_run),
+            ("--allow-removals", args.allow_removals),
+            *((flag, True) for flag in new_index.typed(args, _OF_NEW_INDEXES)),
         )
         if there
     ]

@@ -320,22 +320,23 @@ def _search(
     With --explain then also how the segments of the index were searched.
     """
     among_codes = {} if metric == "cosine" else {"threads": args.threads, "explain": args.explain}
-    chosen = {"where": args.where}
     given = {"hamming": queries.codes, "asymmetric": queries.logits, "cosine": queries.features}[metric]
     explanations: list[Explanation] = []
     if radius is not None:
-        offsets, distances, ids, *how = index.search_radius(given, radius, **among_codes, **chosen)
+        offsets, distances, ids, *how = index.search_radius(given, radius, **among_codes, where=args.where)
         explanations = how[0] if how else []
         return [(distances[a:b].tolist(), ids[a:b].tolist()) for a, b in pairwise(offsets)], explanations
     k = min(args.k + args.not_itself, max(1, len(index)))
     if args.rerank:
         ranked_by = {"features" if metric == "cosine" else "logits": given}
         among = args.rerank + args.not_itself
-        distances, ids, _ = index.search_two_stage(queries.codes, k, among, threads=args.threads, **ranked_by, **chosen)
+        distances, ids, _ = index.search_two_stage(
+            queries.codes, k, among, threads=args.threads, **ranked_by, where=args.where
+        )
     elif metric == "cosine":
-        distances, ids = index.search(given, k, **chosen)
+        distances, ids = index.search(given, k, where=args.where)
     else:
-        distances, ids, *how = index.search(given, k, metric=metric, **among_codes, **chosen)
+        distances, ids, *how = index.search(given, k, metric=metric, **among_codes, where=args.where)
         explanations = how[0] if how else []
     found = [(d[i >= 0].tolist(), i[i >= 0].tolist()) for d, i in zip(distances, ids, strict=True)]
     return found, explanations

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import make_pictures, settle
 
+from hashret.errors import SearchError
 from hashret.index import HammingIndex, Store
 from hashret.model.hasher import Hasher
 
@@ -62,6 +63,8 @@ def test_the_index_is_as_a_new_one_and_follows_on(hashret: Callable, place: Path
     }
     for found, was in zip(reader.search(store.codes(ids), 5), before, strict=True):
         assert np.array_equal(found, was), "who had it open goes on with the old codes"
+    with pytest.raises(SearchError, match="vectors of another model"):
+        reader.refresh()
 
     document = json.loads(hashret("index", "--sync", "--data", "set", "--out", "set.index", *CPU, "--json").out)
     assert (document["added"], document["unchanged"]) == (1, 11), "the removed one comes back, the others are known"

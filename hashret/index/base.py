@@ -60,14 +60,14 @@ class VectorIndex:
 
     def remove(self, ids: npt.ArrayLike) -> int:
         """How many vectors were removed: all of these ids, or none and a SearchError when one is not here."""
-        given = _whole_numbers(ids)
+        given = whole_numbers(ids)
         with self._lock:
             self._contents = self._contents.without(given)
         return len(given)
 
     def records(self, ids: npt.ArrayLike) -> list[Record | None]:
         """The record of each id: {"id", "path", "label", "split", **attributes}, or None where there is none."""
-        return self._contents.records(_whole_numbers(ids))
+        return self._contents.records(whole_numbers(ids))
 
     def count(self, where: str) -> int:
         """How many vectors have a record that meets the condition (where.py has the rules)."""
@@ -124,15 +124,19 @@ class VectorIndex:
             if there.generation == self._manifest.generation:
                 return False
             described, contents = storage.load(self._folder)
-            for name in ("code_size", "dim", "feature_dtype"):
-                if getattr(self._own_part(described), name) != getattr(self._manifest, name):
-                    raise SearchError(f"{self._folder} now holds vectors of another model; open it again")
+            if self._made_by(described) != self._made_by(self._manifest):
+                raise SearchError(f"{self._folder} now holds vectors of another model; open it again")
             self._adopt(self._folder, described, contents)
             return True
 
     def verify(self) -> int:
         """Bytes whose checksums were read and found right, 0 in memory; IndexFormatError names the first bad file."""
         return 0 if self._folder is None else damage.verify(self._folder)
+
+    def _made_by(self, described: Manifest) -> tuple[object, ...]:
+        """What vectors and queries have to have in common."""
+        own = self._own_part(described)
+        return own.code_size, own.dim, own.feature_dtype, (own.model or {}).get("fingerprint")
 
     def _chosen(self, where: str | None) -> Contents:
         """The contents as they are now, of which only what the condition chooses lives."""
@@ -204,7 +208,7 @@ def without_replaced(
     return contents.without(checked_ids(taken, len(taken), next_id)[known]), taken
 
 
-def _whole_numbers(ids: npt.ArrayLike) -> Ids:
+def whole_numbers(ids: npt.ArrayLike) -> Ids:
     """Ids as a flat int64 array."""
     given = np.asarray(ids)
     if given.ndim != 1 or not (np.issubdtype(given.dtype, np.integer) or not len(given)):

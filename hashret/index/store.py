@@ -14,7 +14,7 @@ import numpy.typing as npt
 from hashret.codes import Codes, bytes_per_code, check_codes
 from hashret.errors import SearchError
 from hashret.index import damage, durable, generations, storage
-from hashret.index.base import new_segment, require_model, without_replaced
+from hashret.index.base import new_segment, require_model, whole_numbers, without_replaced
 from hashret.index.contents import Contents, Ids
 from hashret.index.features import DTYPES, DTYPES_IN_WORDS, METRICS, check_dim, rows_of
 from hashret.index.manifest import Manifest
@@ -156,12 +156,8 @@ class Store:
 
     def remove(self, ids: npt.ArrayLike) -> int:
         """How many rows were removed, in one commit; SearchError, and nothing removed, when an id is not here."""
-        given = np.asarray(ids)
-        if given.ndim != 1 or not (np.issubdtype(given.dtype, np.integer) or not len(given)):
-            raise SearchError(f"ids have shape {given.shape} and dtype {given.dtype}, expected a list of whole numbers")
-        self._change(
-            lambda before, contents: (contents.without(given.astype(np.int64)), before.next_id), anything=len(given) > 0
-        )
+        given = whole_numbers(ids)
+        self._change(lambda before, contents: (contents.without(given), before.next_id), anything=len(given) > 0)
         return len(given)
 
     def replace(

@@ -43,7 +43,7 @@ def test_info(hashret: Callable, index: Path) -> None:
     records = sum(path.stat().st_size for path in index.rglob("metadata.sqlite"))
     other = (index / manifest.NAME).stat().st_size + sum(path.stat().st_size for path in index.rglob("deleted*"))
     assert out == (
-        f"{index}: 5 in generation 3\n"
+        f"{index}: 5 pictures in generation 3\n"
         "holds: codes of 16 bits\n"
         "model: runs/x, fingerprint 0123456789ab\n"
         "attributes: view\n"
@@ -99,7 +99,7 @@ def test_compact(hashret: Callable, index: Path) -> None:
     ids = HammingIndex.load(index).ids.tolist()
     status, out, err = hashret("index", "compact", index)
     assert (status, err) == (0, "")
-    assert out.startswith(f"{index}: 5 pictures in 2 segments (before 2), 2 removed rows left, ")
+    assert out.startswith(f"{index}: 5 pictures in 2 segments (before 2), 2 removed rows dropped, ")
     assert HammingIndex.load(index).ids.tolist() == ids == [2, 3, 4, 5, 6]
     generation = manifest.read(index).generation
     document = json.loads(hashret("index", "compact", index, "--json").out)

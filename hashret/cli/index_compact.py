@@ -36,6 +36,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(
         f"{args.index}: {counted(after.pictures, 'picture')} in {counted(after.segments, 'segment')} (before {before.segments}), "
-        f"{before.deleted - after.deleted:,} removed rows left, {sizes[1]:,} bytes (before {sizes[0]:,})"
+        f"{before.deleted - after.deleted:,} removed rows dropped, {sizes[1]:,} bytes (before {sizes[0]:,})"
     )
     return 0

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from hashret.cli.options import add_json_argument, print_json
+from hashret.cli.options import add_json_argument, counted, print_json
 
 EXAMPLE = """\
 Example:  hashret index info cars.index
@@ -30,5 +30,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"index": args.index, **dataclasses.asdict(found)})
         return 0
-    print("\n".join([f"{args.index}: {found.pictures:,} in generation {found.generation}", *found.lines()]))
+    print(
+        "\n".join(
+            [f"{args.index}: {counted(found.pictures, 'picture')} in generation {found.generation}", *found.lines()]
+        )
+    )
     return 0

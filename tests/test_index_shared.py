@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -126,6 +128,74 @@ def test_files_that_may_not_grow(folder: Path, limit: int) -> None:
     else:
         assert done.stdout.startswith(("OSError", "SearchError the records of the index cannot be written"))
         assert rows(folder) == before
+
+
+PAGE = 4096
+"""A file takes whole pages of a disk that lies in memory."""
+
+
+def run_out_of_room(disk: Path, change: str) -> None:
+    """Make a change with no page free on this small disk, with one, and so on until it goes through; how often it did not."""
+    store = Store.create(disk / "source", code_size=64)
+    store.append(codes(30), records=described(0, 30))
+    store.append(codes(5, 1), records=described(30, 5))
+    store.remove([2])
+    before, pages = rows(store.folder), 0
+    while _refused(Path(shutil.copytree(store.folder, disk / "here")), disk / "ballast", pages, change, before):
+        shutil.rmtree(disk / "here")
+        pages += 1
+    print(f"refused {pages} times")
+
+
+def _refused(here: Path, ballast: Path, pages: int, change: str, before: list[tuple[int, str]]) -> bool:
+    """Whether there was no room for a change with so many pages free. Nothing may be mapped still: it keeps its pages."""
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(PAGE))
+    os.truncate(ballast, ballast.stat().st_size - pages * PAGE)
+    refused = None
+    try:
+        CHANGES[change](Store.open(here))
+    except (OSError, SearchError) as error:
+        refused = str(error)
+    damage.verify(here)
+    ballast.unlink()
+    if refused is not None:
+        assert "o space left" in refused or "disk is full" in refused, refused
+        assert rows(here) == before
+        CHANGES[change](Store.open(here))  # there is room again
+    assert rows(here) != before or change == "compact"
+    return refused is not None
+
+
+def _may_mount() -> bool:
+    try:
+        return (
+            subprocess.run(
+                ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
+            ).returncode
+            == 0
+        )
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not _may_mount(), reason="needs the right to mount a disk of its own in memory (Linux user namespaces)"
+)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_small_disk_runs_full_at_every_page(tmp_path: Path, change: str) -> None:
+    here = str(Path(__file__).parent)
+    program = f"import sys; sys.path.insert(0, {here!r}); import test_index_shared as t; "
+    program += f"t.run_out_of_room(t.Path({str(tmp_path)!r}), {change!r})"
+    mounted = 'mount -t tmpfs -o size=4m tmpfs "$0" && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mounted, str(tmp_path), sys.executable, "-c", program],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) >= 4
 
 
 def test_a_reader_keeps_its_generation_through_a_hundred_commits(folder: Path) -> None:

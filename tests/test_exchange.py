@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hashret.codes import binarize
 from hashret.errors import DataError, UsageError
 from hashret.index import HammingIndex, Store, exchange
 
@@ -73,18 +74,18 @@ def test_we_read_what_faiss_writes(tmp_path: Path, with_ids: str, order: str) ->
 
 
 def test_ubinary_and_binary_of_sentence_transformers(tmp_path: Path) -> None:
-    """Their quantize_embeddings: np.packbits(embeddings > 0), and the same less 128 as int8."""
-    embeddings = np.random.default_rng(0).standard_normal((50, 384)).astype(np.float32)
-    ubinary = np.packbits(embeddings > 0).reshape(50, -1)
-    np.save(tmp_path / "u.npy", ubinary)
-    np.save(tmp_path / "b.npy", (ubinary - 128).view(np.int8))
-    for name in ("u.npy", "b.npy"):
-        (chunk,) = exchange.read(tmp_path / name, None).chunks
-        assert np.array_equal(chunk.codes, ubinary) and chunk.codes.flags.c_contiguous
+    """`quantize_embeddings(embeddings, precision=...)` of sentence-transformers 6.2.0 made the files from these embeddings."""
+    theirs = Path(__file__).parent / "golden" / "sentence-transformers"
+    embeddings = np.random.default_rng(0).standard_normal((20, 384)).astype(np.float32)
+    embeddings[0, :3] = 0
+    ours = binarize(embeddings)
+    for precision in ("ubinary", "binary"):
+        (chunk,) = exchange.read(theirs / f"{precision}.npy", None).chunks
+        assert np.array_equal(chunk.codes, ours) and chunk.codes.flags.c_contiguous
     store = Store.create(tmp_path / "i", code_size=384)
-    exchange.into_store(exchange.read(tmp_path / "u.npy", None), store)
+    exchange.into_store(exchange.read(theirs / "binary.npy", None), store)
     exchange.write(store, tmp_path / "again.npy", None)
-    assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "u.npy").read_bytes()
+    assert (tmp_path / "again.npy").read_bytes() == (theirs / "ubinary.npy").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])

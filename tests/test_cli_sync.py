@@ -250,7 +250,7 @@ def test_a_model_that_is_gone(hashret: Callable, place: Path, tiny_run: Path) ->
     assert hashret(*words, "--model", "there").status == 0
 
 
-@pytest.mark.parametrize("flags", [["--dry-run"], ["--allow-removals"], ["--sync", "--append"]])
+@pytest.mark.parametrize("flags", [["--dry-run"], ["--allow-removals"], ["--sync", "--append"], ["--sync", "--upsert"]])
 def test_flags_that_do_not_go_together(hashret: Callable, place: Path, tiny_run: Path, flags: list[str]) -> None:
     status, _, err = hashret("index", "--model", tiny_run, "--data", "set", "--out", "set.index", *flags)
     assert status == 2 and "--sync" in err and err.count("\n") == 1

@@ -180,11 +180,14 @@ def test_a_faiss_file_needs_its_bit_order_and_a_name_its_kind(tmp_path: Path) ->
 def test_the_commands(hashret: Callable, tmp_path: Path) -> None:
     store = made(tmp_path / "차.index", 30, 60, remove=True)
     file, ids = tmp_path / "차.faiss", tmp_path / "ids.txt"
-    assert hashret("index", "export", store.folder, file).status == 2, "the order of bits is not said"
+    assert hashret("index", "export", store.folder, "--out", file).status == 2, "the order of bits is not said"
     assert not file.exists()
-    status, out, err = hashret("index", "export", store.folder, file, "--bit-order", "little", "--ids", ids)
+    status, out, err = hashret("index", "export", store.folder, "--out", file, "--bit-order", "little", "--ids", ids)
     assert (status, out, err) == (0, f"{file}: 20 codes of 60 bits\n", "")
-    assert "exists; choose another name" in hashret("index", "export", store.folder, file, "--bit-order", "big").err
+    assert (
+        "exists; choose another name"
+        in hashret("index", "export", store.folder, "--out", file, "--bit-order", "big").err
+    )
     back = ["index", "import", file, "--out", tmp_path / "b", "--bit-order", "little", "--ids", ids]
     assert hashret(*back, "--code-size", 40).status == 2
     assert hashret(*back).status == 0, "the last four bits are zeros"

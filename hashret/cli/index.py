@@ -188,8 +188,8 @@ def _store_to_extend(args: argparse.Namespace, source: _Source) -> Store:
     if here:
         raise UsageError(
             f"{counted(len(here), 'id')} of {source.name} {'is' if len(here) == 1 else 'are'} in {args.out} already, the "
-            f"first is {here[0]!r}, so nothing was added; index only new pictures, or give them other ids in a table "
-            "(hashret data table)"
+            f"first is {here[0]!r}, so nothing was added; replace what has the id of a new picture with --upsert, or give other "
+            "ids in a table (hashret data table)"
         )
     return store
 

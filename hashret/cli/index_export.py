@@ -9,7 +9,7 @@ from hashret.cli.options import add_json_argument, check_writable, counted, prin
 from hashret.errors import UsageError
 
 EXAMPLE = """\
-Example:  hashret index export cars.index codes.parquet
+Example:  hashret index export cars.index --out codes.parquet
 
 Writes the codes of an index, in their order, to a file whose name says of which kind: .npy (packed codes, as the `ubinary` of
 sentence-transformers), .faiss (a flat binary index; with ids around it unless they count from 0), .parquet or .arrow (code, id,
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = EXAMPLE
     parser.add_argument("index", type=Path, metavar="INDEX", help="the index folder")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the file to write")
     add_bit_order_argument(parser)
     parser.add_argument("--ids", type=Path, metavar="TXT", help="write the string ids there too, one a line")
     add_json_argument(parser)
@@ -42,13 +42,13 @@ def run(args: argparse.Namespace) -> int:
     from hashret.index.store import Store
 
     store = Store.open(args.index)
-    exchange.check_bit_order(args.file, args.bit_order)
-    for flag, file in (("FILE", args.file), ("--ids", args.ids)):
+    exchange.check_bit_order(args.out, args.bit_order)
+    for flag, file in (("--out", args.out), ("--ids", args.ids)):
         if file is not None:
             check_writable(flag, file)
             if file.exists():
                 raise UsageError(f"{flag} is {file}, which exists; choose another name, or remove it first")
-    written = exchange.write(store, args.file, args.bit_order)
+    written = exchange.write(store, args.out, args.bit_order)
     if args.ids is not None:
         names = [
             (record or {"id": str(i)})["id"]
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
         args.ids.write_text("".join(f"{name}\n" for name in names), "utf-8")
     if args.json:
         print_json(
-            {"index": args.index, "file": args.file, "codes": written, "code_size": store.code_size, "ids": args.ids}
+            {"index": args.index, "file": args.out, "codes": written, "code_size": store.code_size, "ids": args.ids}
         )
         return 0
-    print(f"{args.file}: {counted(written, 'code')} of {store.code_size} bits")
+    print(f"{args.out}: {counted(written, 'code')} of {store.code_size} bits")
     return 0

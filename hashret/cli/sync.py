@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(args: argparse.Namespace) -> None:
     """UsageError for flags that do not go together."""
     if args.sync and args.append:
-        raise UsageError("--sync adds new pictures too; leave out --append")
+        flag, does = ("--upsert", "replaces changed") if args.upsert else ("--append", "adds new")
+        raise UsageError(f"--sync {does} pictures too; leave out {flag}")
     if args.sync and args.embeddings is not None:
         raise UsageError("--sync encodes pictures by the network of the index; add --embeddings with --append")
     for flag, given in (("--dry-run", args.dry_run), ("--allow-removals", args.allow_removals)):

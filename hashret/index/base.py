@@ -27,7 +27,8 @@ def require_model(model: Mapping[str, Any] | None, fingerprint: str) -> None:
     if own is not None and own != fingerprint:
         raise SearchError(
             f"the index was made by the model {described.get('name') or 'unnamed'} with fingerprint {str(own)[:12]}, "
-            f"and this is one with {fingerprint[:12]}; use the model that made the index"
+            f"and this is one with {fingerprint[:12]}; use the model that made the index, or encode it anew by this one "
+            "(hashret index --migrate)"
         )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from hashret import metrics
 from hashret.errors import UsageError
@@ -22,8 +25,16 @@ def scores_of_one_order(relevant: list[bool], k: int | None) -> dict[str, float]
     n_relevant = sum(relevant)
     top = relevant if k is None else relevant[:k]
     precisions = [sum(top[: i + 1]) / (i + 1) for i in range(len(top)) if top[i]]
+    gains = sum(1 / math.log2(i + 2) for i in range(len(top)) if top[i])
+    ndcg = gains / sum(1 / math.log2(i + 2) for i in range(min(n_relevant, len(relevant) if k is None else k)))
     if k is None:
-        return {"map@all": sum(precisions) / n_relevant}
+        first = relevant[:n_relevant]
+        return {
+            "map@all": sum(precisions) / n_relevant,
+            "ndcg@all": ndcg,
+            "precision@R": sum(first) / n_relevant,
+            "map@R": sum(sum(first[: i + 1]) / (i + 1) for i in range(n_relevant) if first[i]) / n_relevant,
+        }
     return {
         f"hit@{k}": float(any(top)),
         f"recall@{k}": sum(top) / n_relevant,
@@ -31,6 +42,7 @@ def scores_of_one_order(relevant: list[bool], k: int | None) -> dict[str, float]
         f"map@{k}": sum(precisions) / min(k, n_relevant),
         f"map@{k}/relevant": sum(precisions) / n_relevant,
         f"map@{k}/found": sum(precisions) / len(precisions) if precisions else 0.0,
+        f"ndcg@{k}": ndcg,
     }
 
 
@@ -82,10 +94,12 @@ def test_expectation_worst_and_best_equal_enumeration(data: st.DataObject) -> No
     distances = data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))
     relevant = data.draw(st.lists(st.booleans(), min_size=n, max_size=n).filter(any))
     ks = [1, 2, 3, 4, 5, 7, n, n + 3]
-    whole = retrieval_scores([distances], [relevant], ks=ks, map_cutoffs=[None, *ks])
+    measures = ["ndcg@all", "precision@R", "map@R", *(f"ndcg@{k}" for k in ks)]
+    whole = retrieval_scores([distances], [relevant], ks=ks, map_cutoffs=[None, *ks], measures=measures)
     assert_equals_enumeration(whole, distances, relevant, [None, *ks])
     # The same ranking as floats takes the sorting path, whose groups must score the same.
-    as_floats = retrieval_scores([[0.1 * d - 5 for d in distances]], [relevant], ks=ks, map_cutoffs=[None, *ks])
+    floats = [[0.1 * d - 5 for d in distances]]
+    as_floats = retrieval_scores(floats, [relevant], ks=ks, map_cutoffs=[None, *ks], measures=measures)
     for name, values in whole.values.items():
         assert np.allclose(values, as_floats.values[name], rtol=0, atol=1e-12), name
 
@@ -140,6 +154,9 @@ def test_ir_measures_on_untied_rankings() -> None:
         "recall@10": ir_measures.R @ 10,
         "hit@5": ir_measures.Success @ 5,
         "hit@1": ir_measures.Success @ 1,
+        "ndcg@10": ir_measures.nDCG @ 10,
+        "ndcg@all": ir_measures.nDCG,
+        "precision@R": ir_measures.Rprec,
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -148,11 +165,60 @@ def test_ir_measures_on_untied_rankings() -> None:
             for name, measure in peers.items()
         }
     for ranking in (distances, distances / 1000):
-        found = retrieval_scores(ranking, relevant, ks=(1, 5, 10), map_cutoffs=(None, 10))
+        found = retrieval_scores(ranking, relevant, ks=(1, 5, 10), map_cutoffs=(None, 10), measures=list(peers))
         for name, values in expected.items():
             ours = found.per_query(name)
             assert np.allclose(ours, [values[str(q)] for q in range(n_queries)], rtol=0, atol=1e-9), name
             assert np.allclose(found[name].worst, found[name].best)
+
+
+def test_scikit_learn_averages_the_gain_of_ties_as_we_do() -> None:
+    rng = np.random.default_rng(7)
+    distances, relevant = rng.integers(0, 6, (30, 50)), rng.random((30, 50)) < 0.2
+    found = retrieval_scores(distances, relevant, measures=("ndcg@10", "ndcg@all"))
+    assert found.scored_Q.all()
+    for name, k in (("ndcg@10", 10), ("ndcg@all", None)):
+        theirs = [ndcg_score(relevant[q : q + 1], -distances[q : q + 1], k=k) for q in range(30)]
+        assert np.allclose(found.per_query(name), theirs, rtol=0, atol=1e-12)
+    untied = rng.permuted(np.tile(np.arange(50), (30, 1)), axis=1)
+    theirs = [average_precision_score(relevant[q], -untied[q]) for q in range(30)]
+    assert np.allclose(retrieval_scores(untied, relevant).per_query("map@all"), theirs, rtol=0, atol=1e-12)
+
+
+def test_accuracy_calculator_of_pytorch_metric_learning_on_its_definitions() -> None:
+    """Its queries are their own gallery, each less itself; its names: precision_at_1, r_precision, MAP@R, MAP and MRR."""
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    rng = np.random.default_rng(8)
+    vectors, labels = rng.standard_normal((60, 4)), rng.integers(0, 5, 60)
+    include = ("precision_at_1", "r_precision", "mean_average_precision_at_r", "mean_average_precision")
+    calculator = AccuracyCalculator(include=include, k=59, device=torch.device("cpu"))
+    theirs = calculator.get_accuracy(torch.from_numpy(vectors), torch.from_numpy(labels))
+    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+    found = retrieval_scores(
+        distances, labels[:, None] == labels, ~np.eye(60, dtype=bool), ks=(1,), measures=("precision@R", "map@R")
+    )
+    names = {"hit@1": include[0], "precision@R": include[1], "map@R": include[2], "map@all": include[3]}
+    for ours, their in names.items():
+        assert np.isclose(found[ours].expected, theirs[their], rtol=0, atol=1e-6), ours
+
+
+def test_what_is_within_a_radius_by_hand() -> None:
+    distances = np.array([[0, 1, 2, 2, 3], [3, 3, 3, 3, 4], [1, 1, 1, 1, 1]])
+    relevant = np.array([[1, 0, 1, 1, 1], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]], bool)
+    measures = ("precision-within@2", "recall-within@2", "empty-within@2", "precision-within@0", "recall-within@9")
+    found = retrieval_scores(distances, relevant, measures=measures, choices=metrics.Choices(code_size=8))
+    assert {name: found.per_query(name).tolist() for name in measures} == {
+        "precision-within@2": [0.75, 0.0],
+        "recall-within@2": [0.75, 0.0],
+        "empty-within@2": [0.0, 1.0],
+        "precision-within@0": [1.0, 0.0],
+        "recall-within@9": [1.0, 1.0],
+    }
+    assert found["precision-within@2"].signature == (
+        "precision-within|radius:2|denominator:found-or-0|ties:exact-expectation|self:left-out-by-id|no-relevant:excluded"
+        "|distance:hamming|bits:8|hashret-metrics:1"
+    )
 
 
 def test_the_tie_order_alone_moves_a_score_and_the_expectation_stands_between() -> None:
@@ -214,6 +280,24 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(UsageError):
             retrieval_scores(*arguments)  # type: ignore[arg-type]
+    names = [
+        "ndcg@R",
+        "hit@0",
+        "hit@all",
+        "map@",
+        "map",
+        "map@10/half",
+        "map@R/found",
+        "hit@1/found",
+        "mrr@3",
+        "map@01",
+        "ndcg@-1",
+    ]
+    for name in [*names, "precision-within@R", "recall-within", "map@1_0", "hit@²"]:
+        with pytest.raises(UsageError, match="is no score, expected one such as"):
+            retrieval_scores(good, ~flags, measures=(name,))
+    with pytest.raises(UsageError, match="precision-within@2 is a score of whole distances"):
+        retrieval_scores(good, ~flags, measures=("precision-within@2",))
     for cutoffs in ({"ks": (0,)}, {"map_cutoffs": (-1,)}, {"ks": (1.5,)}):
         with pytest.raises(UsageError, match="cutoff"):
             retrieval_scores(good, flags, **cutoffs)  # type: ignore[arg-type]

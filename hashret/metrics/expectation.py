@@ -6,6 +6,7 @@ that number is hypergeometric. Every function gives (3, Q) float64: expected, wo
 
 Source of the closed form of average precision: the place i of a group is relevant with probability r / n, and then its
 expected precision is (R + 1 + (i - 1) b) / (N + i) with b = (r - 1) / (n - 1); summed over i = 1..m with harmonic numbers.
+A cutoff k may be one number, or one a query (R: as many as are relevant).
 Shape suffixes: Q queries, G groups, X numbers of relevant items.
 """
 
@@ -20,11 +21,12 @@ from hashret.metrics.groups import Counts, Groups
 
 Scores = npt.NDArray[np.float64]
 Denominator = Literal["min(k,relevant)", "relevant", "found"]
+Cutoff = int | Counts
 
 ORDERS = ("expected", "worst", "best")
 
 
-def found(groups: Groups, k: int) -> Scores:
+def found(groups: Groups, k: Cutoff) -> Scores:
     """Relevant items in the top k."""
     inside = _inside(groups, k)
     size, relevant = groups.size_QG, groups.relevant_QG
@@ -52,12 +54,12 @@ def recall(groups: Groups, k: int) -> Scores:
     return found(groups, k) / groups.n_relevant_Q
 
 
-def precision(groups: Groups, k: int) -> Scores:
+def precision(groups: Groups, k: Cutoff) -> Scores:
     """Share of the k first places that are relevant; places beyond the end of the gallery are not."""
     return found(groups, k) / k
 
 
-def average_precision(groups: Groups, k: int | None, denominator: Denominator) -> Scores:
+def average_precision(groups: Groups, k: Cutoff | None, denominator: Denominator) -> Scores:
     """Sum over the relevant items of the top k (None: all) of the precision at their rank, over the denominator.
 
     min(k,relevant): what a perfect ranking reaches. relevant: all relevant items. found: those in the top k, which is
@@ -121,9 +123,60 @@ def _precision_sums(n: Counts, r: Counts, m: Counts, N: Counts, R: Counts, upto:
     return np.stack(np.broadcast_arrays(expected, worst, best))
 
 
-def _inside(groups: Groups, k: int) -> Counts:
+def ndcg(groups: Groups, k: int | None) -> Scores:
+    """Sum of 1 / log2(1 + rank) over the relevant items of the top k (None: all), over what a perfect ranking reaches.
+
+    Source: Jarvelin and Kekalainen 2002, for items that are relevant or not; ties as McSherry and Najork 2008.
+    """
+    if k is None:
+        k = int(groups.n_items_Q.max(initial=1))
+    inside = _inside(groups, k)
+    n, r, N = groups.size_QG, groups.relevant_QG, groups.closer_QG
+    discounts = _discounts(int((N + inside).max(initial=0)))
+    share = np.divide(r, n, out=np.zeros(n.shape), where=n > 0)
+    others, first = np.minimum(n - r, inside), np.minimum(r, inside)
+    gains = [
+        share * (discounts[N + inside] - discounts[N]),
+        discounts[N + inside] - discounts[N + others],
+        discounts[N + first] - discounts[N],
+    ]
+    ideal = discounts[np.minimum(np.minimum(k, groups.n_items_Q), groups.n_relevant_Q)]
+    scores: Scores = np.stack(gains).sum(axis=2) / ideal
+    return scores
+
+
+def precision_within(groups: Groups, radius: int) -> Scores:
+    """Share of the items at most `radius` away that are relevant, 0 where there is none: no order of ties changes it."""
+    near = groups.size_QG[:, : radius + 1].sum(axis=1)
+    right = groups.relevant_QG[:, : radius + 1].sum(axis=1)
+    return _certain(np.divide(right, near, out=np.zeros(len(near)), where=near > 0))
+
+
+def recall_within(groups: Groups, radius: int) -> Scores:
+    """Share of all relevant items that are at most `radius` away."""
+    return _certain(groups.relevant_QG[:, : radius + 1].sum(axis=1) / groups.n_relevant_Q)
+
+
+def empty_within(groups: Groups, radius: int) -> Scores:
+    """1 where no item is at most `radius` away."""
+    return _certain(groups.size_QG[:, : radius + 1].sum(axis=1) == 0)
+
+
+def _certain(values_Q: npt.NDArray[Any]) -> Scores:
+    """What is the same in every order of ties."""
+    return np.broadcast_to(values_Q.astype(np.float64), (3, len(values_Q))).copy()
+
+
+def _inside(groups: Groups, k: Cutoff) -> Counts:
     """How many items of each group are in the top k."""
-    return np.clip(k - groups.closer_QG, 0, groups.size_QG)
+    return np.clip(np.reshape(k, (-1, 1)) - groups.closer_QG, 0, groups.size_QG)
+
+
+def _discounts(largest: int) -> npt.NDArray[np.float64]:
+    """Sums of 1 / log2(1 + rank) over the first 0, 1 .. largest ranks."""
+    sums = np.zeros(largest + 1)
+    np.cumsum(1.0 / np.log2(np.arange(2, largest + 2)), out=sums[1:])
+    return sums
 
 
 def _harmonic_numbers(largest: int) -> npt.NDArray[np.float64]:

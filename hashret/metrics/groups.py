@@ -35,10 +35,27 @@ class Groups:
     """Items the query was compared with."""
     n_relevant_Q: Counts
     """Relevant ones among them."""
+    by_distance: bool
+    """Whether column d is the group at distance d; else only groups with something relevant are here."""
 
     def select(self, queries: Flags) -> Groups:
         """The groups of some of the queries."""
-        return Groups(**{field.name: getattr(self, field.name)[queries] for field in dataclasses.fields(self)})
+        arrays = [field.name for field in dataclasses.fields(self) if field.name != "by_distance"]
+        return Groups(by_distance=self.by_distance, **{name: getattr(self, name)[queries] for name in arrays})
+
+
+def of_histograms(size_QD: npt.ArrayLike, relevant_QD: npt.ArrayLike) -> Groups:
+    """Groups of rankings by whole distances, of how many items, and how many relevant ones, stand at each distance from 0."""
+    size, relevant = np.asarray(size_QD, np.int64), np.asarray(relevant_QD, np.int64)
+    return Groups(
+        size_QG=size,
+        relevant_QG=relevant,
+        closer_QG=np.cumsum(size, axis=1) - size,
+        relevant_closer_QG=np.cumsum(relevant, axis=1) - relevant,
+        n_items_Q=size.sum(axis=1),
+        n_relevant_Q=relevant.sum(axis=1),
+        by_distance=True,
+    )
 
 
 def group(distances_QN: npt.ArrayLike, relevant_QN: npt.ArrayLike, valid_QN: npt.ArrayLike | None) -> Groups:
@@ -59,7 +76,7 @@ def group(distances_QN: npt.ArrayLike, relevant_QN: npt.ArrayLike, valid_QN: npt
             )
     relevant = relevant & valid
     whole = np.issubdtype(distances.dtype, np.integer)
-    if whole and distances.size and distances.min() >= 0 and distances.max() < _HISTOGRAM_LIMIT:
+    if whole and distances.min(initial=0) >= 0 and distances.max(initial=0) < _HISTOGRAM_LIMIT:
         return _counted(distances, relevant, valid)
     if not np.isfinite(distances[valid]).all():
         raise UsageError("a distance is NaN or infinite, expected finite numbers; check the embeddings")
@@ -69,18 +86,11 @@ def group(distances_QN: npt.ArrayLike, relevant_QN: npt.ArrayLike, valid_QN: npt
 def _counted(distances: npt.NDArray[np.integer], relevant: Flags, valid: Flags) -> Groups:
     """By histograms of the distances: one group a distance."""
     n_queries = len(distances)
-    width = int(distances.max()) + 1
+    width = int(distances.max(initial=0)) + 1
     cell = distances.astype(np.int64) + width * np.arange(n_queries)[:, None]
     size = np.bincount(cell[valid], minlength=n_queries * width).reshape(n_queries, width)
     found = np.bincount(cell[relevant], minlength=n_queries * width).reshape(n_queries, width)
-    return Groups(
-        size_QG=size,
-        relevant_QG=found,
-        closer_QG=np.cumsum(size, axis=1) - size,
-        relevant_closer_QG=np.cumsum(found, axis=1) - found,
-        n_items_Q=size.sum(axis=1),
-        n_relevant_Q=found.sum(axis=1),
-    )
+    return of_histograms(size, found)
 
 
 def _sorted(distances: npt.NDArray[np.number], relevant: Flags, valid: Flags) -> Groups:
@@ -116,4 +126,5 @@ def _sorted(distances: npt.NDArray[np.number], relevant: Flags, valid: Flags) ->
         relevant_closer_QG=np.cumsum(relevant_in, axis=1) - relevant_in,
         n_items_Q=n_valid,
         n_relevant_Q=relevant_in.sum(axis=1),
+        by_distance=False,
     )

@@ -6,8 +6,9 @@ Shape suffixes: Q queries, N gallery items.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,25 @@ import numpy.typing as npt
 from hashret.errors import UsageError
 from hashret.metrics import expectation
 from hashret.metrics.expectation import ORDERS, Denominator
-from hashret.metrics.groups import group
+from hashret.metrics.groups import Groups, group
 
 SIGNATURE_VERSION = 1
 """Raised whenever a score of the same name and signature would come out differently."""
 
-_DENOMINATORS: tuple[Denominator, ...] = ("min(k,relevant)", "relevant", "found")
+_WITHIN = {
+    "precision-within": expectation.precision_within,
+    "recall-within": expectation.recall_within,
+    "empty-within": expectation.empty_within,
+}
+_DIVIDED_BY = {
+    "hit": "queries",
+    "recall": "relevant",
+    "precision": "k",
+    "ndcg": "ideal",
+    "precision-within": "found-or-0",
+    "recall-within": "relevant",
+    "empty-within": "queries",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +69,9 @@ class RetrievalScores:
     """Per-query scores of the queries seen so far; `merge` joins chunks, indexing by name gives a `Score`.
 
     Names: hit@k (at least one relevant in the top k; metric-learning papers say Recall@k), recall@k (share of the
-    relevant found), precision@k, map@all, map@k (over min(k, relevant)), map@k/relevant and map@k/found.
+    relevant found), precision@k, ndcg@k, map@k (over min(k, relevant)), map@k/relevant and map@k/found. With `all` for k: map,
+    ndcg. With R, as many as are relevant to the query: precision (R-precision) and map (MAP@R). Of what is at most r bits away:
+    precision-within@r (0 where that is nothing), recall-within@r, empty-within@r.
     """
 
     values: dict[str, npt.NDArray[np.float64]]
@@ -115,15 +131,10 @@ class RetrievalScores:
     def signature(self, name: str) -> str:
         """The choices behind a score, as one string that travels with it."""
         self._named(name)
-        kind, _, rest = name.partition("@")
-        cutoff, _, denominator = rest.partition("/")
-        if kind == "map":
-            denominator = denominator or ("relevant" if cutoff == "all" else "min(k,relevant)")
-        else:
-            denominator = {"hit": "queries", "recall": "relevant", "precision": "k"}[kind]
+        kind, cutoff, denominator = _parsed(name)
         parts = [
             kind,
-            f"cutoff:{cutoff}",
+            f"{'radius' if kind in _WITHIN else 'cutoff'}:{cutoff}",
             f"denominator:{denominator}",
             "ties:exact-expectation",
             f"self:{self.choices.self_match}",
@@ -155,37 +166,79 @@ def retrieval_scores(
     ks: Sequence[int] = (1, 5, 10),
     map_cutoffs: Sequence[int | None] = (None,),
     choices: Choices | None = None,
+    *,
+    measures: Sequence[str] = (),
 ) -> RetrievalScores:
-    """Scores of a chunk of queries, exact under ties: hit@k, recall@k and precision@k for `ks`, mAP for the cutoffs.
+    """Scores of a chunk of queries, exact under ties: hit@k, recall@k and precision@k for `ks`, mAP for the cutoffs, `measures`.
 
     distances (Q, N): smaller is nearer; whole numbers (Hamming) or finite floats (1 - cosine), equal ones are tied.
     relevant (Q, N) bool. valid (Q, N) bool: False takes an item out of that query's gallery (itself, for instance, by
-    id and never by distance 0). map_cutoffs: None scores the whole ranking. Queries with nothing relevant are excluded
-    and counted. UsageError for arrays that do not fit together or cutoffs below 1.
+    id and never by distance 0). map_cutoffs: None scores the whole ranking. measures: more scores by name, as RetrievalScores
+    lists them. Queries with nothing relevant are excluded and counted. UsageError for arrays that do not fit together, cutoffs
+    below 1, or a name that is none.
 
     >>> scores = retrieval_scores([[0, 1, 1]], [[False, True, False]], ks=(1, 2))
     >>> [round(score, 6) for score in (scores["hit@2"].expected, scores["map@all"].worst, scores["map@all"].best)]
     [0.5, 0.333333, 0.5]
     """
+    names = named(ks, map_cutoffs, measures)
+    return scores_of_groups(group(distances_QN, relevant_QN, valid_QN), names, choices or Choices())
+
+
+def scores_of_groups(groups: Groups, names: Sequence[str], choices: Choices) -> RetrievalScores:
+    """The scores of these names; queries with nothing relevant are left out."""
+    scored = groups.n_relevant_Q > 0
+    groups = groups.select(scored)
+    return RetrievalScores({name: _score(name, groups) for name in names}, scored, choices)
+
+
+def named(ks: Sequence[int], map_cutoffs: Sequence[int | None], measures: Sequence[str]) -> list[str]:
+    """The names of the scores that are asked for; UsageError for cutoffs and names that are none."""
     for k in (*ks, *(cutoff for cutoff in map_cutoffs if cutoff is not None)):
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise UsageError(f"a cutoff is {k!r}, expected a whole number from 1")
-    groups = group(distances_QN, relevant_QN, valid_QN)
-    scored = groups.n_relevant_Q > 0
-    groups = groups.select(scored)
-    values: dict[str, npt.NDArray[np.float64]] = {}
-    for k in ks:
-        values[f"hit@{k}"] = expectation.hit(groups, k)
-        values[f"recall@{k}"] = expectation.recall(groups, k)
-        values[f"precision@{k}"] = expectation.precision(groups, k)
+    names = [f"{kind}@{k}" for k in ks for kind in ("hit", "recall", "precision")]
     for cutoff in map_cutoffs:
-        if cutoff is None:
-            values["map@all"] = expectation.average_precision(groups, None, "relevant")
-            continue
-        for denominator in _DENOMINATORS:
-            name = f"map@{cutoff}" if denominator == "min(k,relevant)" else f"map@{cutoff}/{denominator}"
-            values[name] = expectation.average_precision(groups, cutoff, denominator)
-    return RetrievalScores(values, scored, choices or Choices())
+        names += ["map@all"] if cutoff is None else [f"map@{cutoff}", f"map@{cutoff}/relevant", f"map@{cutoff}/found"]
+    for name in measures:
+        _parsed(name)
+    return list(dict.fromkeys([*names, *measures]))
+
+
+def _parsed(name: str) -> tuple[str, str, str]:
+    """Kind, cutoff and denominator of a score's name; UsageError when it is none."""
+    kind, _, rest = name.partition("@")
+    cutoff, slash, denominator = rest.partition("/")
+    number = cutoff.isascii() and cutoff.isdecimal() and cutoff == str(int(cutoff))
+    words = {"map": ("all", "R"), "precision": ("R",), "ndcg": ("all",)}.get(kind, ())
+    least = 0 if kind in _WITHIN else 1
+    fits = kind in ("map", *_DIVIDED_BY) and (cutoff in words or (number and int(cutoff) >= least))
+    if not fits or (slash and not (kind == "map" and number and denominator in ("relevant", "found"))):
+        raise UsageError(
+            f"{name!r} is no score, expected one such as hit@1, recall@10, precision@10, precision@R, map@all, map@10, "
+            "map@10/found, map@10/relevant, map@R, ndcg@10, ndcg@all, precision-within@2, recall-within@2 or empty-within@2"
+        )
+    if kind == "map":
+        return kind, cutoff, denominator or ("min(k,relevant)" if number else "relevant")
+    return kind, cutoff, _DIVIDED_BY[kind]
+
+
+def _score(name: str, groups: Groups) -> expectation.Scores:
+    """(3, Q): expected, worst, best."""
+    kind, cutoff, denominator = _parsed(name)
+    if kind in _WITHIN:
+        if not groups.by_distance:
+            raise UsageError(f"{name} is a score of whole distances, and these are not, or too large; leave it out")
+        return _WITHIN[kind](groups, int(cutoff))
+    k: Any = {"all": None, "R": groups.n_relevant_Q}[cutoff] if cutoff in ("all", "R") else int(cutoff)
+    scores: dict[str, Callable[..., expectation.Scores]] = {
+        "hit": expectation.hit,
+        "recall": expectation.recall,
+        "precision": expectation.precision,
+        "ndcg": expectation.ndcg,
+        "map": functools.partial(expectation.average_precision, denominator=cast(Denominator, denominator)),
+    }
+    return scores[kind](groups, k)
 
 
 def leave_one_out_top1(

@@ -126,7 +126,7 @@ def test_every_chunk_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     gallery = table([f"g{i}" for i in range(7)], ["a", "b", "a", "b", "a", "b", "a"])
     queries = table([f"q{i}" for i in range(20)], ["a", "b"] * 10)
-    codes_QB, codes_NB = rng.integers(0, 256, (20, 2), dtype=np.uint8), rng.integers(0, 256, (7, 2), dtype=np.uint8)
+    vectors = Representation("x", rng.standard_normal((20, 2)), rng.standard_normal((7, 2)))
     asked = []
     distances = Representation.distances
 
@@ -135,14 +135,27 @@ def test_every_chunk_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return distances(self, rows)
 
     monkeypatch.setattr(Representation, "distances", counting)
-    whole = compare([Representation("x", codes_QB, codes_NB, 16)], queries, gallery, GalleryRule("self"))[0]
+    whole = compare([vectors], queries, gallery, GalleryRule("self"))[0]
     assert asked == [slice(0, 20)]
     asked.clear()
     monkeypatch.setattr(comparing, "_PAIRS_AT_ONCE", 3 * 7)
-    parts = compare([Representation("x", codes_QB, codes_NB, 16)], queries, gallery, GalleryRule("self"))[0]
+    parts = compare([vectors], queries, gallery, GalleryRule("self"))[0]
     assert asked == [slice(start, min(start + 3, 20)) for start in range(0, 20, 3)]
     assert parts.as_dict() == whole.as_dict()
     assert (parts.scores.per_query("hit@1") == whole.scores.per_query("hit@1")).all()
+
+
+def test_scores_within_a_radius_are_of_codes_alone() -> None:
+    pictures = table(["1", "2", "3"], ["a", "a", "b"])
+    codes, vectors = np.array([[0], [1], [7]], np.uint8), np.eye(3, dtype=np.float32)
+    measures = ["map@R", "precision-within@2", "empty-within@2"]
+    of_codes, of_vectors = compare(
+        [Representation("codes", codes, codes, 8), Representation("vectors", vectors, vectors)],
+        pictures, pictures, GalleryRule("self"), measures=measures,
+    )  # fmt: skip
+    assert of_codes.scores["precision-within@2"].expected == pytest.approx((1 + 0.5) / 2)
+    assert of_codes.scores["empty-within@2"].expected == 0 and of_codes.scores["map@R"].expected == 1
+    assert of_vectors.scores.names == [name for name in of_codes.scores.names if "-within@" not in name]
 
 
 class TestTurntableRule:

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cutoffs of mAP beside all ranks (default: 10)",
     )
     parser.add_argument(
+        "--measures",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="more scores: map@R, precision@R, ndcg@10, ndcg@all, precision-within@2, recall-within@2, empty-within@2 ... "
+        "(docs/metrics.md); those within a radius are of codes alone",
+    )
+    parser.add_argument(
         "--rule",
         choices=("auto", "self", "turntable"),
         default="auto",
@@ -89,7 +97,9 @@ def run(args: argparse.Namespace) -> int:
     from hashret.data.sources import open_source
     from hashret.evaluation.compare import Representation, compare
     from hashret.evaluation.gallery import gallery_rule, is_turntable
+    from hashret.metrics.scores import named
 
+    named(args.k, args.map_k, args.measures)  # names that are none, before the long work
     if args.out:
         check_writable("--out", args.out)
     whole = open_source(args.data, args.label_map)
@@ -130,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
         rule,
         ks=sorted(set(args.k)),
         map_cutoffs=[None, *sorted(set(args.map_k))],
+        measures=args.measures,
     )
     if not results[0].scores.n_queries:
         raise DataError(
@@ -152,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(document)
     else:
-        _print(document, results)
+        _print(document, results, args.measures)
     return 0
 
 
@@ -233,7 +244,7 @@ def _two_stage(
     )
 
 
-def _print(document: dict[str, Any], results: list[Result]) -> None:
+def _print(document: dict[str, Any], results: list[Result], measures: Sequence[str]) -> None:
     queries, gallery = document["queries"], document["gallery"]
     print(
         f"{_part(document['data'], queries['split'])}: {counted(queries['pictures'], 'query', 'queries')} of "
@@ -244,29 +255,31 @@ def _print(document: dict[str, Any], results: list[Result]) -> None:
     scores = results[0].scores
     if scores.n_excluded:
         print(f"{counted(scores.n_excluded, 'query', 'queries')} with nothing to find left out of the scores")
-    names = [name for name in scores.names if "/" not in name]
+    names = [name for name in scores.names if "/" not in name or name in measures]
     intervals = [result["hit@1_interval_95"] for result in document["results"]]
     rows = []
     for name in names:
-        cells = [f"{result.scores[name].expected:.4f}" for result in results]
+        cells = [f"{result.scores[name].expected:.4f}" if name in result.scores.names else "" for result in results]
         if name == "hit@1":
             halves = [(interval[1] - interval[0]) / 2 if interval else math.nan for interval in intervals]
             cells = [f"{cell} ±{half:.4f}" for cell, half in zip(cells, halves, strict=True)]
         rows.append([_title(name), *cells, _denominator(scores.signature(name))])
-        if name.startswith("map@") and any(_tied(result.scores[name]) for result in results):
+        if name.startswith(("map@", "ndcg@")) and any(_tied(result.scores[name]) for result in results):
             rows.append(["  worst, best order", *(_range(result.scores[name]) for result in results), ""])
     columns = [result.name.removeprefix(CONTROL) for result in results]
     print("\n" + text_table(["", *columns, "divided by"], rows))
     print("\n±: half of the 95 % interval over queries. mAP: expected over all orders of equally distant pictures.")
     if any(result.name.startswith(CONTROL) for result in results):
         print("Raw pixels and the untrained network are controls: what a model has to beat.")
-    signatures = [result.scores.signature(name).split("|") for result in results for name in names]
+    signatures = [
+        result.scores.signature(name).split("|") for result in results for name in names if name in result.scores.names
+    ]
     shared = [part for part in signatures[0] if all(part in signature for signature in signatures)]
     print(f"Signature of every score: {'|'.join(shared)} (in full, one a score: --json)")
 
 
 def _title(name: str) -> str:
-    return "hit@1 (top-1)" if name == "hit@1" else name.replace("map@", "mAP@")
+    return "hit@1 (top-1)" if name == "hit@1" else name.replace("map@", "mAP@").replace("ndcg@", "nDCG@")
 
 
 def _denominator(signature: str) -> str:

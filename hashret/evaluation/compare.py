@@ -5,6 +5,7 @@ Shape suffixes: Q queries, N gallery pictures, B bytes of a code, D numbers of a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ from hashret import hamming
 from hashret.data.table import PictureTable
 from hashret.errors import UsageError
 from hashret.evaluation.gallery import GalleryRule, numbered
-from hashret.metrics import Choices, RetrievalScores, bootstrap_interval, retrieval_scores
+from hashret.metrics import Choices, RetrievalScores, bootstrap_interval, distance_histograms, retrieval_scores
+from hashret.metrics.scores import is_within_radius
 
 _PAIRS_AT_ONCE = 1 << 22
 """Pairs of query and gallery picture that are scored at once: this bounds the memory."""
@@ -38,6 +40,11 @@ class Representation:
             return hamming.distances(self.queries[rows], self.gallery, self.code_size)
         cosine_QN: NDArray[np.float32] = self.queries[rows].astype(np.float32) @ self.gallery.astype(np.float32).T
         return np.float32(1) - cosine_QN
+
+    @property
+    def is_of_codes(self) -> bool:
+        """Whether nothing but the Hamming distance of codes ranks."""
+        return self.code_size is not None
 
     @property
     def distance_name(self) -> str:
@@ -69,6 +76,11 @@ class TwoStage(Representation):
         return ranked_QN
 
     @property
+    def is_of_codes(self) -> bool:
+        """Not codes alone."""
+        return False
+
+    @property
     def distance_name(self) -> str:
         """The distance as signatures name it."""
         return f"hamming-{self.within}-then-cosine"
@@ -97,11 +109,13 @@ def compare(
     *,
     ks: Sequence[int] = (1, 10),
     map_cutoffs: Sequence[int | None] = (None, 10),
+    measures: Sequence[str] = (),
 ) -> list[Result]:
     """The scores of every representation: row q of each is picture q of `queries`, likewise for the gallery.
 
     A gallery picture is relevant when its label is the query's; one without a label never is. UsageError when a
-    query has no label or there are no queries, or representations of another number of pictures.
+    query has no label or there are no queries, or representations of another number of pictures. measures: more scores by
+    name (hashret.metrics.RetrievalScores); those within a radius are of codes alone.
     """
     if not len(queries):
         raise UsageError("there are no queries to score; check --split")
@@ -115,20 +129,46 @@ def compare(
                 f"{each.name} stands for {len(each.queries)} queries and {len(each.gallery)} gallery pictures, "
                 f"expected {len(queries)} and {len(gallery)}"
             )
-    query_labels_Q, gallery_labels_N = numbered(queries.labels, gallery.labels)
-    valid = rule.between(queries, gallery)
-    step = max(1, _PAIRS_AT_ONCE // max(1, len(gallery)))
-    chunks: list[list[RetrievalScores]] = [[] for _ in representations]
-    bar = tqdm(total=len(queries), desc="scoring", unit="query", disable=None, delay=2, leave=False)
-    with bar:
-        for start in range(0, len(queries), step):
-            rows = slice(start, min(start + step, len(queries)))
-            relevant_QN = query_labels_Q[rows, None] == gallery_labels_N[None, :]
-            valid_QN = valid(rows)
-            for each, parts in zip(representations, chunks, strict=True):
+    labels = numbered(queries.labels, gallery.labels)
+    total = len(representations) * len(queries)
+    results = []
+    with tqdm(total=total, desc="scoring", unit="query", disable=None, delay=2, leave=False) as bar:
+        for each in representations:
+            if each.is_of_codes:
+                counts = distance_histograms(
+                    each.queries,
+                    each.gallery,
+                    each.code_size or 0,
+                    *labels,
+                    left_out=rule.left_out(queries, gallery),
+                    progress=bar.update,
+                )
+                scores = counts.scores(ks, map_cutoffs, measures=measures, self_match=rule.signature)
+            else:
                 choices = Choices(each.distance_name, each.code_size, rule.signature)
-                parts.append(retrieval_scores(each.distances(rows), relevant_QN, valid_QN, ks, map_cutoffs, choices))
-            bar.update(rows.stop - rows.start)
-    return [
-        Result(each.name, RetrievalScores.merge(parts)) for each, parts in zip(representations, chunks, strict=True)
-    ]
+                # What is within a radius is asked of codes: a radius of another distance would be another number.
+                others = [name for name in measures if not is_within_radius(name)]
+                score = functools.partial(
+                    retrieval_scores, ks=ks, map_cutoffs=map_cutoffs, choices=choices, measures=others
+                )
+                scores = _of_rankings(each, labels, rule.between(queries, gallery), score, bar.update)
+            results.append(Result(each.name, scores))
+    return results
+
+
+def _of_rankings(
+    representation: Representation,
+    labels: tuple[NDArray[np.int64], NDArray[np.int64]],
+    valid: Callable[[slice], NDArray[np.bool_]],
+    score: Callable[..., RetrievalScores],
+    progress: Callable[[int], Any],
+) -> RetrievalScores:
+    """The scores of distances that are compared as they are, some queries at a time."""
+    labels_Q, labels_N = labels
+    step = max(1, _PAIRS_AT_ONCE // max(1, len(labels_N)))
+    parts = []
+    for start in range(0, len(labels_Q), step):
+        rows = slice(start, min(start + step, len(labels_Q)))
+        parts.append(score(representation.distances(rows), labels_Q[rows, None] == labels_N[None, :], valid(rows)))
+        progress(rows.stop - rows.start)
+    return RetrievalScores.merge(parts)

@@ -18,6 +18,7 @@ from hashret.data.turntable.rule import allowed_pairs
 from hashret.errors import UsageError
 
 RULES = ("auto", "self", "turntable")
+_PAIRS_AT_ONCE = 1 << 22
 _TURNTABLE_COLUMNS = ("colour", "time", "view")
 
 
@@ -56,6 +57,19 @@ class GalleryRule:
             colour_Q[rows], time_Q[rows], view_Q[rows], colour_N, time_N, view_N,
             query_ids=query_ids_Q[rows], gallery_ids=gallery_ids_N,
         )  # fmt: skip
+
+    def left_out(self, queries: PictureTable, gallery: PictureTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of queries and of gallery pictures, pair by pair, that do not count for one another. UsageError as `between`."""
+        if self.name == "self":
+            row_of = {name: row for row, name in enumerate(gallery.ids)}
+            own = np.array([row_of.get(name, -1) for name in queries.ids], dtype=np.int64)
+            return np.flatnonzero(own >= 0), own[own >= 0]
+        counts = self.between(queries, gallery)
+        step = max(1, _PAIRS_AT_ONCE // max(1, len(gallery)))
+        parts = [np.nonzero(~counts(slice(start, start + step))) for start in range(0, len(queries), step)]
+        query = [rows + step * i for i, (rows, _) in enumerate(parts)]
+        nothing = np.empty(0, np.int64)
+        return np.concatenate([nothing, *query]), np.concatenate([nothing, *(rows for _, rows in parts)])
 
 
 def numbered(first: Sequence[str], second: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -205,6 +205,11 @@ def named(ks: Sequence[int], map_cutoffs: Sequence[int | None], measures: Sequen
     return list(dict.fromkeys([*names, *measures]))
 
 
+def is_within_radius(name: str) -> bool:
+    """Whether a score is of what stands within a radius, which needs whole distances; UsageError when it is none."""
+    return _parsed(name)[0] in _WITHIN
+
+
 def _parsed(name: str) -> tuple[str, str, str]:
     """Kind, cutoff and denominator of a score's name; UsageError when it is none."""
     kind, _, rest = name.partition("@")

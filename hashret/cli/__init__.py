@@ -27,6 +27,8 @@ COMMANDS = {
     "query": "find the nearest pictures in an index",
     "dedup": "find groups of near-duplicates in an index or a folder",
     "evaluate": "score a model: float and hash side by side",
+    "submit": "write the nearest other picture of every picture, one a line",
+    "score": "the top-1 of such a list",
     "rethreshold": "set the thresholds of a model for pictures of a new domain",
     "report": "one HTML page about a run: curves, bits, mistakes, suspected labels",
     "data": "make, check and look at tables of pictures",

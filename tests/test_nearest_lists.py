@@ -80,18 +80,14 @@ def test_nearest_others_are_those_of_plain_loops(monkeypatch: pytest.MonkeyPatch
     codes = rng.integers(0, 4, (40, 1), dtype=np.uint8)
     valid = rng.random((40, 40)) < 0.5
     valid[7] = False
-    queries, nearest = nearest_lists.nearest_others(Representation("codes", codes, codes, 8), lambda rows: valid[rows])
-    expected = {}
-    for q in range(40):
-        near = [(bin(int(codes[q, 0] ^ codes[n, 0])).count("1"), n) for n in range(40) if valid[q, n]]
-        if near:
-            expected[q] = min(near)[1]
-    assert dict(zip(queries.tolist(), nearest.tolist(), strict=True)) == expected and 7 not in expected
+    for k in (1, 3, 39, 50):
+        found = list(nearest_lists.nearest(Representation("codes", codes, codes, 8), lambda rows: valid[rows], k))
+        for q, (rows, distances) in enumerate(found):
+            near = sorted((bin(int(codes[q, 0] ^ codes[n, 0])).count("1"), n) for n in range(40) if valid[q, n])[:k]
+            assert list(zip(distances.tolist(), rows.tolist(), strict=True)) == near
     none = np.zeros((0, 1), np.uint8)
-    assert [
-        len(rows)
-        for rows in nearest_lists.nearest_others(Representation("", codes, none, 8), lambda rows: valid[rows, :0])
-    ] == [0, 0]
+    nothing = nearest_lists.nearest(Representation("", codes, none, 8), lambda rows: valid[rows, :0])
+    assert [len(rows) for rows, _ in nothing] == [0] * 40
 
 
 @pytest.mark.parametrize("metric", ["cosine", "hamming"])

@@ -1,4 +1,4 @@
-"""`hashret score`: the leave-one-out top-1 of a list of nearest neighbours."""
+"""`hashret score`: the scores of answers in a file: top-1 of a list of nearest neighbours, or those of a TREC run."""
 
 from __future__ import annotations
 
@@ -6,31 +6,46 @@ import argparse
 import sys
 from pathlib import Path
 
-from hashret.cli.options import add_json_argument, print_json
-from hashret.errors import DataError
+from hashret.cli.options import add_json_argument, counted, positive, print_json, text_table
+from hashret.errors import DataError, UsageError
 
 EXAMPLE = """\
 Example:  hashret score neighbours.txt --labels labels.csv
+          hashret score cars.run --qrels cars.qrels -k 1 10 --map-k 100
 
-Prints the share of pictures whose nearest other picture has their own label: top-1, leave one out. The list has a line
+With --labels: the share of pictures whose nearest other picture has their own label, top-1, leave one out. The list has a line
 `query_id nearest_id` for every labelled picture, as `hashret submit` writes it; the labels are a CSV file with the columns
-id and label. Standard output is the number alone, in full."""
+id and label. Standard output is the number alone, in full.
+
+With --qrels: the scores of a TREC run (`query Q0 picture rank score tag`) by what its qrels (`query 0 picture relevance`) say is
+relevant. Pictures of equal score are tied, and scores are exact under ties; relevant pictures that are not in the run were
+not found."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = EXAMPLE
-    parser.add_argument("neighbours", type=Path, metavar="NEIGHBOURS", help="a text file, `query_id nearest_id` a line")
-    parser.add_argument("--labels", required=True, type=Path, metavar="CSV", help="the columns id and label")
+    parser.add_argument("answers", type=Path, metavar="FILE", help="`query_id nearest_id` a line, or a TREC run")
+    judge = parser.add_mutually_exclusive_group(required=True)
+    judge.add_argument("--labels", type=Path, metavar="CSV", help="the columns id and label")
+    judge.add_argument("--qrels", type=Path, metavar="TXT", help="the qrels of a TREC run")
+    parser.add_argument("-k", type=positive, nargs="+", metavar="K", help="cutoffs of a run (default: 1 10)")
+    parser.add_argument("--map-k", type=positive, nargs="*", metavar="K", help="cutoffs of mAP beside all ranks")
+    parser.add_argument("--measures", nargs="+", metavar="NAME", help="more scores of a run: ndcg@10, map@R ...")
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, compare, print."""
+    if args.qrels is not None:
+        return _score_run(args)
+    for flag, given in (("-k", args.k), ("--map-k", args.map_k), ("--measures", args.measures)):
+        if given is not None:
+            raise UsageError(f"{flag} is for --qrels, and --labels gives top-1 alone; leave it out")
     from hashret.evaluation import nearest_lists
 
-    nearest, labels = nearest_lists.read(args.neighbours), nearest_lists.read_labels(args.labels)
-    right = nearest_lists.hits(nearest, labels, str(args.neighbours))
+    nearest, labels = nearest_lists.read(args.answers), nearest_lists.read_labels(args.labels)
+    right = nearest_lists.hits(nearest, labels, str(args.answers))
     if not labels:
         raise DataError(f"{args.labels} has no labels, so there is nothing to score")
     top1 = right / len(labels)
@@ -39,4 +54,32 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"{right:,} of {len(labels):,} have a nearest neighbour of their own label", file=sys.stderr)
     print(repr(top1))
+    return 0
+
+
+def _score_run(args: argparse.Namespace) -> int:
+    from hashret.evaluation import trec
+
+    cutoffs = [None, *sorted(set(args.map_k or []))]
+    scores = trec.scores(
+        trec.read_run(args.answers),
+        trec.read_qrels(args.qrels),
+        sorted(set(args.k or [1, 10])),
+        cutoffs,
+        measures=args.measures or [],
+    )
+    if not scores.n_queries:
+        raise DataError(f"{args.qrels} names nothing relevant for any query, so there is nothing to score")
+    if args.json:
+        print_json({"run": args.answers, "qrels": args.qrels, **scores.as_dict()})
+        return 0
+    print(f"{args.answers}: {counted(scores.n_queries, 'query', 'queries')}")
+    if scores.n_excluded:
+        print(f"{counted(scores.n_excluded, 'query', 'queries')} with nothing relevant left out of the scores")
+    rows = [
+        [name, *(f"{value:.4f}" for value in (score.expected, score.worst, score.best))]
+        for name, score in ((name, scores[name]) for name in scores.names)
+    ]
+    print("\n" + text_table(["", "expected", "worst order of ties", "best"], rows))
+    print(f"\nSignature, of {scores.names[0]}: {scores.signature(scores.names[0])} (in full, one a score: --json)")
     return 0

@@ -3,6 +3,7 @@
 gallery.py   which gallery pictures count for which query
 compare.py   representations of the same pictures, scored side by side
 nearest_lists.py  the nearest other picture of each as text; its top-1
+trec.py      TREC's runs and qrels: read, written, scored
 neighbours.py  the neighbours of float features that codes keep; no labels
 controls.py  what a model has to beat: raw pixels and a network that has learnt nothing
 """

@@ -6,7 +6,7 @@ The form in which the car-retrieval task takes its answers: every picture is a q
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +18,25 @@ from hashret.evaluation.compare import Representation
 _PAIRS_AT_ONCE = 1 << 22
 
 
-def nearest_others(
-    representation: Representation, valid: Callable[[slice], NDArray[np.bool_]]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows (Q,) of queries that have anything to find, and of the nearest to each; equal distances give the earlier row.
+def nearest(
+    representation: Representation, valid: Callable[[slice], NDArray[np.bool_]], k: int = 1
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """For each query the rows and the distances of its k nearest, fewer where fewer count, ascending by (distance, row).
 
     valid: which gallery pictures (rows, N) count for some queries, as GalleryRule.between gives it.
     """
     n_queries, n = len(representation.queries), len(representation.gallery)
     step = max(1, _PAIRS_AT_ONCE // max(1, n))
-    nearest = np.full(n_queries, -1, np.int64)
-    for start in range(0, n_queries if n else 0, step):
-        rows = slice(start, min(start + step, n_queries))
-        counts = valid(rows)
-        distances = np.where(counts, representation.distances(rows).astype(np.float64), np.inf)
-        nearest[rows] = np.where(counts.any(axis=1), distances.argmin(axis=1), -1)
-    answered = np.flatnonzero(nearest >= 0)
-    return answered, nearest[answered]
+    for start in range(0, n_queries, step):
+        some = slice(start, min(start + step, n_queries))
+        for distances, counts in zip(representation.distances(some).astype(np.float64), valid(some), strict=True):
+            rows = np.flatnonzero(counts)
+            near = distances[rows]
+            if len(rows) > k:
+                within = near <= np.partition(near, k - 1)[k - 1]
+                rows, near = rows[within], near[within]
+            order = np.argsort(near, kind="stable")[:k]
+            yield rows[order], near[order]
 
 
 def check_ids(ids: Sequence[str]) -> None:

@@ -129,10 +129,11 @@ def ndcg(groups: Groups, k: int | None) -> Scores:
     Source: Jarvelin and Kekalainen 2002, for items that are relevant or not; ties as McSherry and Najork 2008.
     """
     if k is None:
-        k = int(groups.n_items_Q.max(initial=1))
+        k = int(np.maximum(groups.n_items_Q, groups.n_relevant_Q).max(initial=1))
     inside = _inside(groups, k)
     n, r, N = groups.size_QG, groups.relevant_QG, groups.closer_QG
-    discounts = _discounts(int((N + inside).max(initial=0)))
+    perfect = np.minimum(k, groups.n_relevant_Q)
+    discounts = _discounts(int(max((N + inside).max(initial=0), perfect.max(initial=0))))
     share = np.divide(r, n, out=np.zeros(n.shape), where=n > 0)
     others, first = np.minimum(n - r, inside), np.minimum(r, inside)
     gains = [
@@ -140,8 +141,7 @@ def ndcg(groups: Groups, k: int | None) -> Scores:
         discounts[N + inside] - discounts[N + others],
         discounts[N + first] - discounts[N],
     ]
-    ideal = discounts[np.minimum(np.minimum(k, groups.n_items_Q), groups.n_relevant_Q)]
-    scores: Scores = np.stack(gains).sum(axis=2) / ideal
+    scores: Scores = np.stack(gains).sum(axis=2) / discounts[perfect]
     return scores
 
 

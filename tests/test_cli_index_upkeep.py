@@ -176,3 +176,21 @@ def test_upsert(hashret: Callable, tmp_path: Path) -> None:
     store = Store.open(index)
     assert len(store) == 41 and store.find(["v3", "new"]).tolist() == [3, 40]
     assert store.ids.tolist()[-2:] == [3, 40]
+
+
+@pytest.mark.parametrize("where", ["veiw is null", "not veiw = 90", "label = 'a' or veiw is null"])
+def test_a_misspelt_attribute_removes_nothing(hashret: Callable, index: Path, where: str) -> None:
+    for words in (["--dry-run"], []):
+        status, _, err = hashret("index", "remove", index, "--where", where, *words)
+        assert status == 2 and "has an attribute 'veiw'" in err
+
+
+def test_rows_without_a_record_are_removed_by_their_number(hashret: Callable, tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "i", code_size=8)
+    store.append(np.array([[1], [2], [3]], np.uint8))
+    store.append(np.array([[4]], np.uint8), records=[{"id": "1"}])
+    status, out, err = hashret("index", "remove", tmp_path / "i", "2", "1", "--json")
+    assert status == 0 and json.loads(out)["removed"] == 2, err
+    assert Store.open(tmp_path / "i").ids.tolist() == [0, 1], "a record's id goes before a number"
+    for name in ("3", "7", "-1", "9" * 30, "\udcff"):
+        assert hashret("index", "remove", tmp_path / "i", name).status == 2

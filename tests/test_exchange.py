@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,5 +200,112 @@ def test_the_commands(hashret: Callable, tmp_path: Path) -> None:
     assert [record["id"] for record in again.records(again.ids)] == ids.read_text("utf-8").splitlines()
     assert "exists" in hashret(*back).err
     (tmp_path / "ids.txt").write_text("one\n")
-    assert "has 1 lines for 20 codes" in hashret(*back[:4], tmp_path / "d", *back[5:]).err
+    assert "holds 1 ids for 20 rows" in hashret(*back[:4], tmp_path / "d", *back[5:]).err
     assert not (tmp_path / "d").exists() and not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize("order", ["big", "little"])
+def test_tables_say_how_their_bits_stand(hashret: Callable, tmp_path: Path, suffix: str, order: str) -> None:
+    store, file = made(tmp_path / "a", 20, 12), tmp_path / f"codes.{suffix}"
+    assert hashret("index", "export", store.folder, "--out", file, "--bit-order", order).status == 0
+    assert hashret("index", "import", file, "--out", tmp_path / "b").status == 0
+    again = Store.open(tmp_path / "b")
+    assert again.code_size == 12 and np.array_equal(again.codes(again.ids), store.codes(store.ids))
+    other = "little" if order == "big" else "big"
+    for words, message in (
+        (["--bit-order", other], f"--bit-order is {other}, but {file} says its bits are {order}; leave it out"),
+        (["--code-size", "16"], f"--code-size is 16, but {file} says its codes have 12 bits; leave it out"),
+    ):
+        status, _, err = hashret("index", "import", file, "--out", tmp_path / "c", *words)
+        assert status == 2 and message in err and not (tmp_path / "c").exists()
+
+
+def test_an_index_without_records_has_none_after_a_round_trip(tmp_path: Path) -> None:
+    store = made(tmp_path / "a", 9, records=False)
+    exchange.write(store, tmp_path / "c.parquet", None)
+    again = Store.create(tmp_path / "b", code_size=64)
+    exchange.into_store(exchange.read(tmp_path / "c.parquet", None), again)
+    assert not again.has_records and again.records(again.ids) == [None] * 9
+
+
+def test_names_of_their_own_do_not_cost_the_records(hashret: Callable, tmp_path: Path) -> None:
+    store = made(tmp_path / "a", 5)
+    exchange.write(store, tmp_path / "c.parquet", None)
+    (tmp_path / "names.txt").write_text("v\nw\nx\ny\nz\n")
+    words = ["index", "import", tmp_path / "c.parquet", "--out", tmp_path / "b", "--ids", tmp_path / "names.txt"]
+    assert hashret(*words).status == 0
+    before, after = store.records(store.ids), Store.open(tmp_path / "b").records(store.ids)
+    assert after == [{**(old or {}), "id": name} for old, name in zip(before, "vwxyz", strict=True)]
+    (tmp_path / "names.txt").write_bytes(b"\xff\n" * 5)
+    status, _, err = hashret(*words[:4], tmp_path / "d", *words[5:])
+    assert status == 1 and "cannot be read as UTF-8 text" in err and err.count("\n") == 1
+
+
+def test_what_is_exported_appears_whole_or_not_at_all(
+    hashret: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = made(tmp_path / "a", 50)
+    status, _, err = hashret("index", "export", store.folder, "--out", tmp_path / "x.npy", "--ids", tmp_path / "x.npy")
+    assert status == 2 and "choose another name for one" in err and not (tmp_path / "x.npy").exists()
+
+    def full(*_: object, **__: object) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("c.npy", "c.faiss", "c.parquet", "c.arrow"):
+        with monkeypatch.context() as patch:
+            patch.setattr(exchange, "_chunks_of", full)
+            status, _, err = hashret("index", "export", store.folder, "--out", tmp_path / name, "--bit-order", "big")
+        assert status == 1 and "no space left" in err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+    store.append(np.zeros((1, 8), np.uint8), records=[{"id": "two\nlines"}])
+    status, _, err = hashret("index", "export", store.folder, "--out", tmp_path / "x.npy", "--ids", tmp_path / "x.txt")
+    assert status == 1 and "'two\\nlines' is empty or has a line break" in err and not (tmp_path / "x.npy").exists()
+
+
+def table_of(**columns: Any) -> pa.Table:
+    return pa.table({"code": pa.array([b"12345678"] * 2, pa.binary(8)), **columns})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (table_of(attributes=["{", "{}"]), "has attributes '{', expected a JSON object as text"),
+        (table_of(attributes=["[1]", "{}"]), "expected a JSON object as text"),
+        (table_of(attributes=["null", "{}"]), "expected a JSON object as text"),
+        (table_of(attributes=["[" * 100_000, "{}"]), "expected a JSON object as text"),
+        (table_of(attributes=[1, 2]), "expected a JSON object as text"),
+        (table_of(attributes=[{"a": 1}, {"a": 2}]), "expected a JSON object as text"),
+        (table_of(id=pa.array([1, None])), "has a row without an id"),
+        (table_of(id=pa.array([1, 2**64 - 1], pa.uint64())), "ids go from 1 to 18446744073709551615"),
+        (pa.Table.from_arrays([table_of()["code"]] * 2, names=["code", "code"]), "expected every name once"),
+        (
+            table_of(label=["a", "b"]).replace_schema_metadata({"hashret.code_size": "90"}),
+            "says its codes have 90 bits",
+        ),
+        (table_of().replace_schema_metadata({"hashret.bit_order": "middle"}), "says its bits are 'middle'"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_tables_that_do_not_fit_are_one_sentence(
+    hashret: Callable, tmp_path: Path, table: pa.Table, message: str, suffix: str
+) -> None:
+    file = tmp_path / f"t.{suffix}"
+    try:
+        if suffix == "parquet":
+            pq.write_table(table, file)
+        else:
+            with pa.ipc.new_file(str(file), table.schema) as writer:
+                writer.write_table(table)
+    except pa.ArrowException:
+        pytest.fail("the table cannot be written")
+    status, out, err = hashret("index", "import", file, "--out", tmp_path / "i")
+    assert status == 1 and not out and message in err and err.count("\n") == 1 and not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "faiss", "parquet", "arrow"])
+def test_a_pipe_is_no_file_of_codes(hashret: Callable, tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"p.{suffix}")
+    words = ["index", "import", tmp_path / f"p.{suffix}", "--out", tmp_path / "i", "--bit-order", "big"]
+    status, _, err = hashret(*words)
+    assert status == 1 and "is no file, expected a file of codes" in err

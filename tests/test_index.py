@@ -761,3 +761,44 @@ def test_storage_reads_what_was_committed(tmp_path: Path) -> None:
     save_new(tmp_path / "i")
     described, contents = storage.load(tmp_path / "i")
     assert described.metrics == ["hamming"] and len(contents) == 50
+
+
+def test_ids_run_out_before_anything_is_committed(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "i", code_size=8)
+    store.append(np.array([[1]], np.uint8), ids=[2**62 - 1])
+    generation = store.generation
+    for change in (
+        lambda: store.append(np.array([[2]], np.uint8)),
+        lambda: store.append(np.array([[2]], np.uint8), records=[{"id": "new"}], upsert=True),
+        lambda: store.replace(np.array([[2]], np.uint8)),
+    ):
+        with pytest.raises(SearchError, match="2\\*\\*62 - 1"):
+            change()
+    index = HammingIndex.load(tmp_path / "i")
+    with pytest.raises(SearchError, match="give ids"):
+        index.add(np.array([[2]], np.uint8))
+    assert Store.open(tmp_path / "i").generation == generation
+    store.append(np.array([[2]], np.uint8), ids=[5])
+    assert store.ids.tolist() == [2**62 - 1, 5]
+
+
+def test_what_is_no_id_and_no_record_is_one_sentence(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "i", code_size=8)
+    store.append(
+        np.array([[1], [2]], np.uint8),
+        records=[{"id": None, "label": None, "n": np.int64(3), "x": np.float32(0.5)}, {"id": "b"}],
+    )
+    assert store.records([0]) == [{"id": "0", "path": "", "label": "", "split": "", "n": 3, "x": 0.5}]
+    for wrong in (["a"], 5, [[0]], [2**63 + 0.5], [1.7], [True], [10**30]):
+        for read in (store.records, store.codes, store.remove):
+            with pytest.raises(SearchError, match="expected a list of whole numbers"):
+                read(wrong)
+    assert store.find(["\udcff", "b"]).tolist() == [-1, 1]
+    for records in (["x"], [None], [{"id": "y", "v": object()}], [{"id": "y", "v": float("nan")}]):
+        with pytest.raises(SearchError):
+            store.append(np.array([[3]], np.uint8), records=records)  # type: ignore[arg-type]
+    with pytest.raises(SearchError, match="there are 1 records for 2 rows"):
+        store.append(np.array([[3], [4]], np.uint8), records=[{"id": "b"}], upsert=True)
+    assert (
+        0 in store and 1 in store and 2 not in store and "b" not in store and True not in store and 2**70 not in store
+    )

@@ -206,3 +206,11 @@ def test_a_store_says_what_a_condition_chooses(tmp_path: Path) -> None:
     assert store.chosen("view >= 10").tolist() == [2]
     with pytest.raises(SearchError, match="cannot be read"):
         store.chosen("view >= ")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000, "2" * 16_000 + "a", "\u0669\u0660"])
+def test_numbers_that_are_none_are_refused_at_once(number: str) -> None:
+    with pytest.raises(SearchError, match="cannot be read"):
+        Condition(f"view < {number}")
+    with pytest.raises(SearchError, match="a condition is a text"):
+        Condition(5)  # type: ignore[arg-type]

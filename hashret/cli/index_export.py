@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hashret.cli.options import add_json_argument, check_writable, counted, print_json
-from hashret.errors import UsageError
+from hashret.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from hashret.index.store import Store
 
 EXAMPLE = """\
 Example:  hashret index export cars.index --out codes.parquet
@@ -43,17 +47,16 @@ def run(args: argparse.Namespace) -> int:
 
     store = Store.open(args.index)
     exchange.check_bit_order(args.out, args.bit_order)
+    if args.ids is not None and args.ids.resolve() == args.out.resolve():
+        raise UsageError(f"--out and --ids are both {args.out}; choose another name for one")
     for flag, file in (("--out", args.out), ("--ids", args.ids)):
         if file is not None:
             check_writable(flag, file)
             if file.exists():
                 raise UsageError(f"{flag} is {file}, which exists; choose another name, or remove it first")
+    names = [] if args.ids is None else _names(store)
     written = exchange.write(store, args.out, args.bit_order)
     if args.ids is not None:
-        names = [
-            (record or {"id": str(i)})["id"]
-            for i, record in zip(store.ids.tolist(), store.records(store.ids), strict=True)
-        ]
         args.ids.write_text("".join(f"{name}\n" for name in names), "utf-8")
     if args.json:
         print_json(
@@ -62,3 +65,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"{args.out}: {counted(written, 'code')} of {store.code_size} bits")
     return 0
+
+
+def _names(store: Store) -> list[str]:
+    """The string id of every row; DataError for one that is no line of its own."""
+    records = store.records(store.ids)
+    names = [
+        str(i) if record is None else str(record["id"]) for i, record in zip(store.ids.tolist(), records, strict=True)
+    ]
+    for name in names:
+        if name != name.strip() or not name or "\n" in name or "\r" in name:
+            raise DataError(
+                f"the id {name!r} is empty or has a line break or blanks at an end, so it cannot be a line of --ids; write "
+                ".parquet or .arrow, which hold the ids"
+            )
+    return names

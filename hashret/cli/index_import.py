@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hashret.cli.index_export import add_bit_order_argument
 from hashret.cli.options import add_json_argument, check_folder_can_be_made, counted, positive, print_json, taken
-from hashret.errors import DataError, UsageError
+from hashret.cli.unfinished import unfinished_beside
+from hashret.errors import UsageError
 
 EXAMPLE = """\
 Example:  hashret index import codes.parquet --out codes.index
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Read, write and print; the index appears whole or not at all."""
     from tqdm import tqdm
 
+    from hashret.data.embeddings import read_ids
     from hashret.index import durable, exchange
     from hashret.index.store import Store
 
@@ -44,17 +46,18 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.out} exists; choose another --out")
     check_folder_can_be_made("--out", args.out)
     source = exchange.read(args.file, args.bit_order)
-    bits = args.code_size or 8 * source.n_bytes
+    bits = args.code_size or source.code_size or 8 * source.n_bytes
+    if source.code_size not in (None, bits):
+        raise UsageError(
+            f"--code-size is {bits}, but {args.file} says its codes have {source.code_size} bits; leave it out"
+        )
     if -(-bits // 8) != source.n_bytes:
         raise UsageError(f"--code-size is {bits}, but {args.file} holds codes of {source.n_bytes} bytes")
-    names = None
-    if args.ids is not None:
-        names = args.ids.read_text("utf-8").splitlines()
-        if len(names) != source.n_rows:
-            raise DataError(f"{args.ids} has {len(names):,} lines for {source.n_rows:,} codes, expected one for each")
+    names = None if args.ids is None else read_ids(args.ids, source.n_rows)
     out = args.out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(durable.temporary_name())
+    unfinished = unfinished_beside(out)
+    durable.remove(unfinished)  # of an import that was killed
     try:
         with tqdm(
             total=source.n_rows, desc="importing", unit="code", unit_scale=True, disable=None, delay=2, leave=False

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hashret.cli.options import add_json_argument, add_where_argument, counted, print_json
+from hashret.cli.options import add_json_argument, add_where_argument, check_where, counted, print_json, printable
 from hashret.errors import UsageError
+
+if TYPE_CHECKING:
+    from hashret.index.contents import Ids
+    from hashret.index.store import Store
 
 EXAMPLE = """\
 Example:  hashret index remove cars.index --where "label = 'car 12' and view >= 180"
@@ -37,10 +42,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give either ids of pictures to remove or --where CONDITION")
     store = Store.open(args.index)
     if args.where is not None:
+        check_where(args.where, lambda condition: len(store.chosen(condition)))
         ids = store.chosen(args.where)
     else:
         names = list(dict.fromkeys(args.ids))
-        ids = store.find(names)
+        ids = _found(store, names)
         unknown = [name for name, found in zip(names, (ids >= 0).tolist(), strict=True) if not found]
         if unknown:
             raise UsageError(
@@ -55,6 +61,19 @@ def run(args: argparse.Namespace) -> int:
         print_json({"index": args.index, "removed": len(ids), "dry_run": args.dry_run, "pictures": left})
         return 0
     would = "would be removed" if args.dry_run else "removed"
-    named = f" ({', '.join(shown)}{', ...' if len(ids) > SHOWN else ''})" if shown else ""
+    named = f" ({', '.join(map(printable, shown))}{', ...' if len(ids) > SHOWN else ''})" if shown else ""
     print(f"{args.index}: {counted(len(ids), 'picture')} {would}{named}, {left:,} {'would be ' * args.dry_run}left")
     return 0
+
+
+def _found(store: Store, names: list[str]) -> Ids:
+    """The id of the row of each name, -1 where there is none: by string id, or the number of a row that has no record."""
+    import numpy as np
+
+    ids = store.find(names)
+    for place in np.flatnonzero(ids < 0).tolist():
+        name = names[place]
+        number = int(name) if name.isascii() and name.isdecimal() and len(name) < 20 else -1
+        if number in store and store.records([number]) == [None]:
+            ids[place] = number
+    return ids

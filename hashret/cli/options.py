@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from hashret.errors import UsageError
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
     from hashret.images import Box
-    from hashret.index.base import VectorIndex
 
 SOURCE_HELP = (
     "a folder of class folders (train/val/test on top are recognised), a flat folder, a CSV (id,path,label,split,...), a "
@@ -76,17 +75,20 @@ def add_where_argument(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def count_where(index: VectorIndex, where: str) -> int:
-    """How many pictures of the index meet the condition; UsageError where it asks for an attribute that none has."""
+def check_where(where: str, count: Callable[[str], int]) -> None:
+    """UsageError where a condition asks for an attribute that no picture has; count: how many meet another condition.
+
+    A misspelt name would be null for all of them, and `is null` or `not` then choose everything.
+    """
+    from hashret.index.records import FIELDS
     from hashret.index.where import Condition
 
-    for name in Condition(where).names if len(index) else ():
+    for name in Condition(where).names:
         quoted = '"' + name.replace('"', '""') + '"'
-        if not index.count(f"{quoted} is not null"):
+        if name not in FIELDS and not count(f"{quoted} is not null"):
             raise UsageError(
                 f"no picture in the index has an attribute {name!r}; `hashret index info` lists what there is"
             )
-    return index.count(where)
 
 
 def open_data(args: argparse.Namespace) -> PictureTable:
@@ -198,7 +200,7 @@ def say_skipped(n: int, file: Path) -> None:
 
 def text_table(header: list[str], rows: list[list[str]]) -> str:
     """Lines of aligned columns, numbers to the right; wide characters count as two columns, line breaks are escaped."""
-    cells = [[_printable(cell) for cell in row] for row in (header, *rows)]
+    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(_width(row[i]) for row in cells) for i in range(len(header))]
     numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     lines = []
@@ -211,7 +213,7 @@ def text_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text without anything that would move a terminal's cursor; Unicode's composed form, as terminals show it."""
     composed = unicodedata.normalize("NFC", text)
     if composed.isprintable():

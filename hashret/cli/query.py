@@ -20,8 +20,8 @@ from hashret.cli.options import (
     add_json_argument,
     add_where_argument,
     box_of,
+    check_where,
     check_writable,
-    count_where,
     counted,
     model_place,
     positive,
@@ -123,7 +123,10 @@ def run(args: argparse.Namespace) -> int:
     """Search and print."""
     _check(args)
     index, metric = _open(args)
-    among = len(index) if args.where is None else count_where(index, args.where)
+    among = len(index)
+    if args.where is not None:
+        check_where(args.where, index.count)
+        among = index.count(args.where)
     if args.explain:
         if metric == "cosine" or args.rerank:
             raise UsageError("--explain is about one search among codes; leave out --rerank and --metric cosine")

@@ -72,7 +72,7 @@ def read_ids(file: str | Path, n: int) -> list[str]:
     if "" in ids:
         raise DataError(f"line {ids.index('') + 1} of {path} is empty; expected one id a line")
     if len(ids) != n:
-        raise DataError(f"{path} holds {len(ids):,} ids for {n:,} embeddings; expected one for each row")
+        raise DataError(f"{path} holds {len(ids):,} ids for {n:,} rows; expected one for each")
     twice, count = Counter(ids).most_common(1)[0]
     if count > 1:
         raise DataError(f"the id {twice!r} stands twice in {path}; expected every id once")

@@ -166,7 +166,7 @@ class VectorIndex:
                 raise SearchError("this index holds codes and features; open it as a Store, whose append takes both")
             contents = self._contents
             if upsert:
-                contents, ids = without_replaced(contents, ids, given_records, self._next_id)
+                contents, ids = without_replaced(contents, n, ids, given_records, self._next_id)
             segment = new_segment(n, vectors, ids, given_records, self._next_id)
             self._contents = contents.added(segment, ids_given=ids is not None)
             self._next_id = max(self._next_id, int(segment.ids.max(initial=-1)) + 1)
@@ -190,19 +190,22 @@ def new_segment(
 
 def without_replaced(
     contents: Contents,
+    n: int,
     ids: npt.ArrayLike | None,
     given_records: Sequence[Mapping[str, Any]] | None,
     next_id: int,
 ) -> tuple[Contents, Ids]:
-    """The contents less what new rows replace, and the ids of the new rows: what is replaced keeps its id.
+    """The contents less what n new rows replace, and the ids of the new rows: what is replaced keeps its id.
 
     New rows replace what has their id or, where none are given, the string id of their record.
     """
     if ids is not None:
         taken = checked_ids(ids, len(np.asarray(ids)), next_id)
         return contents.without(taken[contents.locate(taken)[0] >= 0]), taken
-    if given_records is None or not all("id" in record for record in given_records):
+    if given_records is None or not all(isinstance(record, Mapping) and "id" in record for record in given_records):
         raise SearchError("an upsert replaces what has the same id; give ids, or records with ids")
+    if len(given_records) != n:
+        raise SearchError(f"there are {len(given_records)} records for {n} rows, expected one for each")
     taken = contents.find([str(record["id"]) for record in given_records])
     known = taken >= 0
     taken = np.where(known, taken, next_id + np.cumsum(~known) - 1)
@@ -211,7 +214,10 @@ def without_replaced(
 
 def whole_numbers(ids: npt.ArrayLike) -> Ids:
     """Ids as a flat int64 array."""
-    given = np.asarray(ids)
+    try:
+        given = np.asarray(ids)
+    except (ValueError, OverflowError):
+        given = np.empty((), np.object_)
     if given.ndim != 1 or not (np.issubdtype(given.dtype, np.integer) or not len(given)):
         raise SearchError(f"ids have shape {given.shape} and dtype {given.dtype}, expected a list of whole numbers")
     return given.astype(np.int64)

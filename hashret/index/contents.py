@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hashret.hamming.multi_index import MultiIndex
     from hashret.index.generations import Lease
 
+MOST_IDS = 2**62
+"""Ids are below this."""
 MERGED = 1 << 25
 """Stored segments of more bytes are not copied to be one with others, but by compacting the index."""
 
@@ -246,11 +248,15 @@ class Contents:
 def checked_ids(ids: npt.ArrayLike | None, n: int, next_id: int) -> Ids:
     """The ids of n new rows: those given, or the next ones; SearchError for what cannot be ids."""
     if ids is None:
+        if next_id + n > MOST_IDS:
+            raise SearchError(
+                f"ids after {next_id - 1} are asked for {n:,} rows, and the largest is 2**62 - 1; give ids"
+            )
         return np.arange(next_id, next_id + n, dtype=np.int64)
     given = np.asarray(ids)
     if given.shape != (n,) or not (np.issubdtype(given.dtype, np.integer) or n == 0):
         raise SearchError(f"ids have shape {given.shape} and dtype {given.dtype}, expected {n} whole numbers")
-    if n and (int(given.min()) < 0 or int(given.max()) >= 2**62):
+    if n and (int(given.min()) < 0 or int(given.max()) >= MOST_IDS):
         raise SearchError(f"ids go from {given.min()} to {given.max()}, expected numbers from 0 to 2**62 - 1")
     given = given.astype(np.int64)
     if not all_differ(given):

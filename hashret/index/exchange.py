@@ -23,9 +23,10 @@ import numpy as np
 
 from hashret.codes import Codes, bytes_per_code
 from hashret.errors import DataError, UsageError
+from hashret.index import durable
 from hashret.index.contents import Ids
 from hashret.index.records import FIELDS, Record
-from hashret.index.segments import map_array, read_header
+from hashret.index.segments import header, map_array, read_header
 from hashret.index.store import Store
 
 BIT_ORDERS = ("big", "little")
@@ -41,6 +42,8 @@ _NPY = re.compile(
 )
 """The header of an array of bytes, without blanks."""
 _MOST_BYTES = 1 << 17
+_SAYS_SIZE, _SAYS_ORDER = b"hashret.code_size", b"hashret.bit_order"
+"""In the metadata of the tables that we write."""
 _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), axis=1)[:, 0]
 """Each byte with its bits the other way round."""
 
@@ -56,11 +59,13 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A file of codes: how many there are, how many bytes each has, and the chunks."""
+    """A file of codes: how many, how many bytes each has, and the chunks; what it says of their bits, if it does."""
 
     n_rows: int
     n_bytes: int
     chunks: Iterator[Chunk]
+    code_size: int | None = None
+    bit_order: str | None = None
 
 
 def kind_of(path: Path) -> str:
@@ -92,14 +97,25 @@ def check_bit_order(path: Path, bit_order: str | None) -> str:
 
 
 def read(path: Path, bit_order: str | None) -> Source:
-    """The codes in a file, some at a time; DataError for a file that is not what its name says."""
+    """The codes in a file, some at a time; DataError for a file that is not what its name says.
+
+    bit_order: UsageError where it is needed and not given, or given and the file says another.
+    """
     order = check_bit_order(path, bit_order)
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no file, expected a file of codes")
     try:
         source = {"npy": _read_npy, "faiss": _read_faiss, "parquet": _read_table, "arrow": _read_table}[kind_of(path)](
             path
         )
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+    if source.bit_order is not None:
+        if bit_order not in (None, source.bit_order):
+            raise UsageError(
+                f"--bit-order is {bit_order}, but {path} says its bits are {source.bit_order}; leave it out"
+            )
+        order = source.bit_order
     if order == "big":
         return source
     turned = (dataclasses.replace(chunk, codes=_REVERSED[chunk.codes]) for chunk in source.chunks)
@@ -117,7 +133,8 @@ def into_store(
     for chunk in source.chunks:
         records: Sequence[Mapping[str, Any]] | None = chunk.records
         if ids is not None:
-            records = [{"id": name} for name in ids[done : done + len(chunk.codes)]]
+            beside = records or [{}] * len(chunk.codes)
+            records = [{**record, "id": ids[done + row]} for row, record in enumerate(beside)]
         store.append(chunk.codes, ids=chunk.ids, records=records)
         done += len(chunk.codes)
         progress(len(chunk.codes))
@@ -125,13 +142,18 @@ def into_store(
 
 
 def write(store: Store, path: Path, bit_order: str | None) -> int:
-    """How many living rows of a store were written to a file, in their order."""
+    """How many living rows of a store were written to a file, in their order; it appears whole or not at all."""
     order = check_bit_order(path, bit_order)
     if store.code_size is None:
         raise UsageError(f"{store.folder} holds no codes, only features")
-    {"npy": _write_npy, "faiss": _write_faiss, "parquet": _write_table, "arrow": _write_table}[kind_of(path)](
-        store, path, order
-    )
+    writers = {"npy": _write_npy, "faiss": _write_faiss, "parquet": _write_parquet, "arrow": _write_arrow}
+    temporary = path.with_name(durable.temporary_name())
+    try:
+        writers[kind_of(path)](store, temporary, order)
+        durable.flush(temporary)
+        durable.rename(temporary, path)
+    finally:
+        durable.remove(temporary)
     return len(store)
 
 
@@ -178,12 +200,11 @@ def _read_npy(path: Path) -> Source:
 
 
 def _write_npy(store: Store, path: Path, order: str) -> None:
-    out = np.lib.format.open_memmap(path, "w+", np.uint8, (len(store), bytes_per_code(store.code_size or 0)))
-    start = 0
-    for chunk in _chunks_of(store, order):
-        out[start : start + len(chunk.codes)] = chunk.codes
-        start += len(chunk.codes)
-    out.flush()
+    row = np.dtype(("u1", (bytes_per_code(store.code_size or 0),)))
+    with path.open("wb") as file:
+        file.write(header(row, len(store)))
+        for chunk in _chunks_of(store, order):
+            file.write(np.ascontiguousarray(chunk.codes).data)
 
 
 # ---- FAISS -----------------------------------------------------------------------------------------------------------
@@ -278,10 +299,28 @@ def _read_table(path: Path) -> Source:
             batches = (table.get_batch(i) for i in range(table.num_record_batches))
     except pa.ArrowException as error:
         raise DataError(f"{path} is no {kind_of(path)} file ({str(error).splitlines()[0]})") from error
+    if len(set(schema.names)) < len(schema.names):
+        raise DataError(f"{path} has columns {', '.join(schema.names)}, expected every name once")
     code = schema.field("code").type if "code" in schema.names else None
     if code is None or not pa.types.is_fixed_size_binary(code):
         raise DataError(f"{path} has columns {', '.join(schema.names)}, expected one called code of fixed-size binary")
-    return Source(n_rows, code.byte_width, (_chunk_of(path, pa, batch) for batch in batches))
+
+    def chunks() -> Iterator[Chunk]:
+        try:
+            for batch in batches:
+                batch.validate(full=True)
+                yield _chunk_of(path, pa, batch)
+        except (pa.ArrowException, OSError, ValueError, SystemError, MemoryError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"{path} is damaged ({reason})") from error
+
+    said = {name: value.decode("utf-8", "replace") for name, value in (schema.metadata or {}).items()}
+    bits, order = said.get(_SAYS_SIZE), said.get(_SAYS_ORDER)
+    if bits is not None and (not bits.isascii() or not bits.isdecimal() or -(-int(bits) // 8) != code.byte_width):
+        raise DataError(f"{path} says its codes have {bits[:20]} bits, and they have {code.byte_width} bytes")
+    if order not in (None, *BIT_ORDERS):
+        raise DataError(f"{path} says its bits are {order[:20]!r}, expected big or little")
+    return Source(n_rows, code.byte_width, chunks(), None if bits is None else int(bits), order)
 
 
 def _chunk_of(path: Path, pa: Any, batch: Any) -> Chunk:
@@ -294,7 +333,10 @@ def _chunk_of(path: Path, pa: Any, batch: Any) -> Chunk:
     columns = {name: batch.column(name) for name in batch.schema.names if name != "code"}
     ids = None
     if "id" in columns and pa.types.is_integer(columns["id"].type):
-        ids = columns.pop("id").to_numpy(zero_copy_only=False).astype(np.int64)
+        numbers = columns.pop("id")
+        if numbers.null_count:
+            raise DataError(f"{path} has a row without an id, expected one in each or in none")
+        ids = numbers.to_numpy(zero_copy_only=False)
     if "name" in columns:
         columns["id"] = columns.pop("name")
     if not columns:
@@ -305,21 +347,41 @@ def _chunk_of(path: Path, pa: Any, batch: Any) -> Chunk:
             row["id"] = row.pop("name")
         elif ids is not None:
             del row["id"]
-        attributes = json.loads(row.pop("attributes", None) or "{}")
+        attributes = _read_attributes(path, row.pop("attributes", None))
         records.append({**{name: value for name, value in row.items() if value is not None}, **attributes})
     return Chunk(packed, ids, records)
 
 
-def _write_table(store: Store, path: Path, order: str) -> None:
+def _read_attributes(path: Path, text: Any) -> dict[str, Any]:
+    """A column `attributes` holds JSON objects."""
+    if not text:
+        return {}
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise DataError(f"{path} has attributes {str(text)[:60]!r}, expected a JSON object as text")
+    return found
+
+
+def _write_parquet(store: Store, path: Path, order: str) -> None:
     pa = _arrow()
-    texts = ["name", "path", "label", "split", "attributes"]
+    _write_table(store, order, lambda schema: pa.parquet.ParquetWriter(path, schema))
+
+
+def _write_arrow(store: Store, path: Path, order: str) -> None:
+    pa = _arrow()
+    _write_table(store, order, lambda schema: pa.ipc.new_file(str(path), schema))
+
+
+def _write_table(store: Store, order: str, writer_of: Callable[[Any], Any]) -> None:
+    pa = _arrow()
+    texts = ["name", "path", "label", "split", "attributes"] if store.has_records else []
     code = pa.binary(bytes_per_code(store.code_size or 0))
     schema = pa.schema([("code", code), ("id", pa.int64()), *((name, pa.string()) for name in texts)])
-    schema = schema.with_metadata({"hashret.code_size": str(store.code_size), "hashret.bit_order": order})
-    opened = (
-        pa.parquet.ParquetWriter(path, schema) if kind_of(path) == "parquet" else pa.ipc.new_file(str(path), schema)
-    )
-    with opened as writer:
+    schema = schema.with_metadata({_SAYS_SIZE: str(store.code_size), _SAYS_ORDER: order})
+    with writer_of(schema) as writer:
         for chunk in _chunks_of(store, order, records=True):
             assert chunk.records is not None and chunk.ids is not None
             cells = [
@@ -330,7 +392,7 @@ def _write_table(store: Store, path: Path, order: str) -> None:
                 ]
                 for record in chunk.records
             ]
-            columns = [pa.array(list(column), pa.string()) for column in zip(*cells, strict=True)]
+            columns = [pa.array([row[i] for row in cells], pa.string()) for i in range(len(texts))]
             codes = pa.FixedSizeBinaryArray.from_buffers(
                 code, len(chunk.codes), [None, pa.py_buffer(np.ascontiguousarray(chunk.codes))]
             )

@@ -12,6 +12,8 @@ from hashret.index.manifest import CODES, FEATURES, IDS, METADATA
 from hashret.index.segments import SEGMENTS
 
 ID_BYTES = 8
+RECORDS_READ = 1000
+"""Of each segment, where attributes are looked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Info:
     metrics: list[str]
     model: dict[str, Any] | None
     attributes: list[str]
-    """Names of attributes that the first records have."""
+    """Names of attributes that the first 1,000 records of each segment have."""
     code_bytes: int
     id_bytes: int
     feature_bytes: int
@@ -98,8 +100,8 @@ def describe(folder: Path) -> Info:
     attributes: list[str] = []
     for segment in contents.segments:
         if segment.records is not None:
-            (record,) = segment.records.at([0])
-            attributes += [name for name in record if name not in attributes]
+            for record in segment.records.at(range(min(len(segment), RECORDS_READ))):
+                attributes += [name for name in record if name not in attributes]
     hidden = {"id", "path", "label", "split"}
     return Info(
         format_version=described.format_version,

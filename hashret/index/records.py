@@ -45,10 +45,14 @@ def checked(records: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> list[Re
         raise SearchError(f"there are {len(records)} records for {len(ids)} codes, expected one for each")
     found: list[Record] = []
     for number, record in zip(ids, records, strict=True):
-        fields = {name: str(record.get(name, str(number) if name == "id" else "")) for name in FIELDS}
+        if not isinstance(record, Mapping):
+            raise SearchError(f"a record is a {type(record).__name__}, expected a mapping of names to values")
+        given = {name: record.get(name) for name in FIELDS}
+        default = {"id": str(number)}
+        fields = {name: default.get(name, "") if value is None else str(value) for name, value in given.items()}
         attributes = {str(name): value for name, value in record.items() if name not in FIELDS}
         try:
-            spelled = json.dumps([fields, attributes], ensure_ascii=False, allow_nan=False)
+            spelled = json.dumps([fields, attributes], ensure_ascii=False, allow_nan=False, default=_plain)
             # Undecodable file names carry lone surrogates, which no text file can hold.
             fields, attributes = json.loads(spelled.encode().decode())
         except (TypeError, ValueError) as error:
@@ -60,6 +64,13 @@ def checked(records: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> list[Re
             raise SearchError(f"the id {record['id']!r} is given twice, expected every id once; nothing was added")
         seen.add(record["id"])
     return found
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as one of Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no number, text, list or mapping of these")
 
 
 class MemoryRecords:
@@ -119,7 +130,9 @@ class StoredRecords:
     def rows_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
         """The rows that carry these string ids."""
         found: dict[str, list[int]] = {}
-        for name, row in self._select("SELECT id, row FROM records WHERE id IN ", list(ids)):
+        # SQLite takes no lone surrogates, and no record has them.
+        spelled = [name for name in ids if _is_text(name)]
+        for name, row in self._select("SELECT id, row FROM records WHERE id IN ", spelled):
             found.setdefault(name, []).append(self._row(row))
         return found
 
@@ -168,6 +181,14 @@ class StoredRecords:
                 yield from connection.execute(statement, values)
         except sqlite3.Error as error:
             raise damaged(self._path, f"SQLite says: {error}") from error
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _column(n_rows: int, cells: Iterable[tuple[int, Any]]) -> Column:

@@ -15,7 +15,7 @@ from hashret.codes import Codes, bytes_per_code, check_codes
 from hashret.errors import SearchError
 from hashret.index import damage, durable, generations, storage
 from hashret.index.base import new_segment, require_model, whole_numbers, without_replaced
-from hashret.index.contents import Contents, Ids
+from hashret.index.contents import MOST_IDS, Contents, Ids
 from hashret.index.features import DTYPES, DTYPES_IN_WORDS, METRICS, check_dim, rows_of
 from hashret.index.manifest import Manifest
 from hashret.index.records import Record
@@ -79,6 +79,11 @@ class Store:
     def __len__(self) -> int:
         return len(self._contents)
 
+    def __contains__(self, number: object) -> bool:
+        """Whether a row with this id lives."""
+        whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool) and 0 <= number < MOST_IDS
+        return bool(whole) and bool(self._contents.locate(np.array([number], np.int64))[0][0] >= 0)
+
     @property
     def code_size(self) -> int | None:
         """Bits of a code, None without codes."""
@@ -141,7 +146,7 @@ class Store:
             nonlocal new_ids
             taken = ids
             if upsert:
-                contents, taken = without_replaced(contents, ids, records, before.next_id)
+                contents, taken = without_replaced(contents, n, ids, records, before.next_id)
             segment = new_segment(n, vectors, taken, records, before.next_id)
             new_ids = segment.ids
             after = contents.added(segment, ids_given=taken is not None)
@@ -238,11 +243,16 @@ class Store:
 
         with_stamps: with the attribute by which a followed folder knows its pictures again, where there is one.
         """
-        return self._contents.records(np.asarray(ids, np.int64), with_stamps=with_stamps)
+        return self._contents.records(whole_numbers(ids), with_stamps=with_stamps)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether any row came with a record."""
+        return any(segment.records is not None for segment in self._contents.segments)
 
     def codes(self, ids: npt.ArrayLike) -> Codes:
         """The codes (N, B) uint8 of these ids, in that order; SearchError for one that is not here, or an index without codes."""
-        given = np.asarray(ids, np.int64)
+        given = whole_numbers(ids)
         if self.code_size is None:
             raise SearchError(f"{self.folder} holds no codes, only features")
         if not len(given):

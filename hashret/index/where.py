@@ -14,6 +14,7 @@ with the text of a value, by code points. A row without the attribute meets "is 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import operator
@@ -49,6 +50,8 @@ class Condition:
 
     def __init__(self, text: str) -> None:
         """SearchError, which says where, for a text that is no condition."""
+        if not isinstance(text, str):
+            raise SearchError(f'a condition is a text such as "view = 90", and this is a {type(text).__name__}')
         self.text = text
         self._chooses, self.names = _Reader(text).read()
 
@@ -59,14 +62,15 @@ class Condition:
 
 _Chooser = Callable[[Columns], Mask]
 
+_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<text>'(?:[^']|'')*')
     | (?P<quoted>"(?:[^"]|"")+")
-    | (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+    | (?P<number>NUMBER(?![\w.]))
     | (?P<word>[^\W\d][\w.\-]*)
     | (?P<sign><=|>=|<>|!=|==|[=<>(),])
-    )""",
+    )""".replace("NUMBER", _NUMBER),
     re.VERBOSE,
 )
 _KEYWORDS = {"and", "or", "not", "in", "is", "null"}
@@ -126,13 +130,13 @@ class _Reader:
         parts = [self._conjunction()]
         while self._take("keyword", "or"):
             parts.append(self._conjunction())
-        return parts[0] if len(parts) == 1 else lambda columns: np.logical_or.reduce([part(columns) for part in parts])
+        return _joined(operator.or_, parts)
 
     def _conjunction(self) -> _Chooser:
         parts = [self._negation()]
         while self._take("keyword", "and"):
             parts.append(self._negation())
-        return parts[0] if len(parts) == 1 else lambda columns: np.logical_and.reduce([part(columns) for part in parts])
+        return _joined(operator.and_, parts)
 
     def _negation(self) -> _Chooser:
         self._depth += 1
@@ -184,8 +188,11 @@ class _Reader:
         return found
 
     def _literal(self) -> float | str:
-        if number := self._take("number"):
-            return _number(number.text) or 0
+        if token := self._take("number"):
+            number = _number(token.text)
+            if number is None:
+                raise _wrong(self._text, token.at, "a number that is not as large as that")
+            return number
         if text := self._take("text"):
             return text.text
         raise self._wrong("a number, or a text in single quotes")
@@ -218,6 +225,11 @@ def _wrong(text: str, at: int, expected: str) -> SearchError:
     rest = text[at : at + 20]
     found = f"{rest!r} at character {at + 1}" if rest else "its end"
     return SearchError(f"the condition {text!r} cannot be read: found {found}, expected {expected}")
+
+
+def _joined(operation: Callable[[Mask, Mask], Mask], parts: list[_Chooser]) -> _Chooser:
+    """The masks of all parts in one, made one after the other: a mask is a byte a row."""
+    return lambda columns: functools.reduce(operation, (part(columns) for part in parts))
 
 
 def _by_value(name: str, meets: Callable[[Any], bool]) -> _Chooser:
@@ -255,7 +267,7 @@ def _number(value: Any) -> float | int | None:
         return None
     if isinstance(value, (int, float)):
         return value
-    if not isinstance(value, str) or not re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", value, re.ASCII):
+    if not isinstance(value, str) or not re.fullmatch(_NUMBER, value.strip()):
         return None
     try:
         return int(value)

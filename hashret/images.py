@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 import struct
 import threading
 import unicodedata
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,9 @@ PIXEL_LIMIT = 1 << 27
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 _ZIP_PATH = re.compile(r"(.+?\.zip)::(.+)", re.IGNORECASE | re.DOTALL)
+_MOST_SCANS = 100
+_STRIP = 256
+"""Rows of deep pictures that are converted at a time: the numbers in between take many times the picture."""
 _PLUGINS = r"PIL\.\w+Plugin"
 
 Box = tuple[float, float, float, float]
@@ -113,8 +118,10 @@ def _decoded(stream: IO[bytes], pixel_limit: int, smallest_side: int | None) -> 
             raise ImageError(
                 f"it announces {width}x{height} pixels and the limit is {pixel_limit:,}; shrink it, or raise the limit"
             )
-        if smallest_side is not None and picture.format == "JPEG":
-            picture.draft(None, (smallest_side, smallest_side))
+        if picture.format == "JPEG":
+            _check_scans(stream)
+            if smallest_side is not None:
+                picture.draft(None, (smallest_side, smallest_side))
         picture.load()
         return _rgb(ImageOps.exif_transpose(picture), picture.format)
     except (ImageError, MemoryError):
@@ -149,13 +156,24 @@ def _header(stream: IO[bytes]) -> ImageFile.ImageFile:
     raise ImageError("the file is not a picture (expected JPEG, PNG, WebP, BMP, GIF or TIFF); remove or convert it")
 
 
+def _check_scans(stream: IO[bytes]) -> None:
+    """ImageError for a progressive JPEG that goes over all its pixels more often than any encoder does: hours, in a few MB."""
+    at = stream.tell()
+    stream.seek(0)
+    scans = stream.read().count(b"\xff\xda")
+    stream.seek(at)
+    if scans > _MOST_SCANS:
+        raise ImageError(f"it has {scans:,} scans, and encoders make about ten; convert it anew, or remove it")
+
+
 def _hush_plugins() -> None:
-    """Lets Pillow's plugins keep their remarks on odd metadata ("Corrupt EXIF data ...") to themselves.
+    """Lets Pillow's plugins keep their remarks on odd metadata ("Corrupt EXIF data ...") and on large pictures to themselves.
 
     A filter that stays, because warnings.catch_warnings is not safe among threads.
     """
     module = warnings.filters[0][3] if warnings.filters else None
     if getattr(module, "pattern", None) != _PLUGINS:
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=_PLUGINS)
 
 
@@ -164,10 +182,11 @@ def _rgb(picture: Image.Image, file_format: str | None) -> Image.Image:
         return picture if type(picture) is Image.Image else picture.copy()
     if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format == "PNG"):
         # Older Pillows open 16-bit grey PNG as "I".
-        values = np.asarray(picture).astype(np.uint32)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(
+            _in_strips(np.asarray(picture), lambda some: (some.astype(np.uint32) + 128) // 257)
+        ).convert("RGB")
     if picture.mode in {"I", "F"}:
-        return Image.fromarray(_stretched(np.asarray(picture, dtype=np.float64))).convert("RGB")
+        return Image.fromarray(_stretched(np.asarray(picture))).convert("RGB")
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -178,13 +197,22 @@ def _rgb(picture: Image.Image, file_format: str | None) -> Image.Image:
         raise ImageError(f"colour mode {picture.mode} is not supported; convert it to RGB") from error
 
 
-def _stretched(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+def _in_strips(
+    values: npt.NDArray[Any], convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> npt.NDArray[np.uint8]:
+    converted = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), _STRIP):
+        converted[row : row + _STRIP] = convert(values[row : row + _STRIP])
+    return converted
+
+
+def _stretched(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if not np.isfinite(high - low):
         raise ImageError("it holds values that are not finite numbers; replace or remove it")
     if high == low:
         return np.zeros(values.shape, dtype=np.uint8)
-    return np.rint((values - low) * (255.0 / (high - low))).astype(np.uint8)
+    return _in_strips(values, lambda some: np.rint((some.astype(np.float64) - low) * (255.0 / (high - low))))
 
 
 def _cropped(picture: Image.Image, box: Box, name: str) -> Image.Image:
@@ -215,7 +243,11 @@ def _opened(name: str, pixel_limit: int) -> IO[bytes]:
         # An uncompressed picture takes at most 8 bytes a pixel; more than that is a zip bomb.
         return io.BytesIO(archive.read(inside[1], byte_limit=8 * pixel_limit))
     try:
-        return Path(on_disk(name)).open("rb")
+        found = Path(on_disk(name))
+        mode = found.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would wait for a writer, for ever
+            raise ImageError("it is no file but a pipe, a socket or a device; remove it")
+        return found.open("rb")
     except FileNotFoundError as error:
         raise ImageError("there is no such file; check the path") from error
     except IsADirectoryError as error:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hashret.index import HammingIndex, Store, manifest
-from hashret.index.segments import SEGMENTS
+from hashret.index.manifest import SEGMENTS
 
 
 @pytest.fixture

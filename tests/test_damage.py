@@ -14,7 +14,7 @@ import pytest
 from hashret.errors import IndexFormatError, IndexVersionError
 from hashret.index import CosineIndex, HammingIndex, Store, damage, manifest, storage
 from hashret.index.checksums import BLOCK, digest_of, parts_of
-from hashret.index.segments import SEGMENTS
+from hashret.index.manifest import SEGMENTS
 
 N, MORE = 20_000, 100
 """Rows of the large segment, whose files have several blocks, and of a small one after it."""

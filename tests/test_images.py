@@ -464,3 +464,41 @@ def test_reading_does_not_hold_files_open(tmp_path: Path) -> None:
     folder = Path("/proc/self/fd")
     if folder.is_dir():
         assert str(path) not in {str(entry.readlink()) for entry in folder.iterdir() if entry.is_symlink()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_what_is_no_file_makes_nobody_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "pipe.jpg")
+    for name in ("pipe.jpg", "link.jpg"):
+        with pytest.raises(ImageError, match="it is no file but a pipe, a socket or a device"):
+            read_picture(tmp_path / name)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "p.jpg", progressive=True)
+    content = (tmp_path / "p.jpg").read_bytes()
+    assert read_picture(tmp_path / "p.jpg").size == (64, 64)
+    first = content.index(b"\xff\xda")
+    scan = content[first : content.index(b"\xff", first + 2)]
+    (tmp_path / "p.jpg").write_bytes(content[:first] + scan * 200 + content[first:])
+    with pytest.raises(ImageError, match=r"it has 2\d\d scans, and encoders make about ten"):
+        read_picture(tmp_path / "p.jpg")
+
+
+def test_deep_pictures_are_converted_strip_by_strip(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (700, 3), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    expected = ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "grey.png"))[..., 0], expected)
+    floats = values.astype(np.float32) - 3000
+    Image.fromarray(floats).save(tmp_path / "float.tif")
+    low, high = float(floats.min()), float(floats.max())
+    stretched = np.rint((floats.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "float.tif"))[..., 1], stretched)
+
+
+def test_a_large_picture_is_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "large.tif", compression="group4")
+    assert read_picture(tmp_path / "large.tif").size == (10_000, 9_500)
+    assert not recwarn.list

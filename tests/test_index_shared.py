@@ -18,7 +18,7 @@ import pytest
 
 from hashret.errors import SearchError
 from hashret.index import HammingIndex, Store, damage, durable, manifest
-from hashret.index.segments import SEGMENTS
+from hashret.index.manifest import SEGMENTS
 
 
 def codes(n: int, seed: int = 0) -> np.ndarray:

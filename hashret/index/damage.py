@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from hashret.codes import bytes_per_code
 from hashret.errors import IndexFormatError, IndexVersionError, damaged
@@ -17,11 +19,17 @@ from hashret.index import durable, generations, manifest, records, segments, sto
 from hashret.index.checksums import BLOCK, digest_of, parts_of
 from hashret.index.contents import Contents, Ids, Segment, all_differ
 from hashret.index.features import row_type
-from hashret.index.manifest import BLOCKS, CODES, FEATURES, IDS, METADATA, Manifest, SegmentEntry
-from hashret.index.segments import SEGMENTS
-
-SET_ASIDE = "damaged"
-"""Folder in the index to which a repair copies the segments that it replaces."""
+from hashret.index.manifest import (
+    BLOCKS,
+    CODES,
+    FEATURES,
+    IDS,
+    METADATA,
+    SEGMENTS,
+    SET_ASIDE,
+    Manifest,
+    SegmentEntry,
+)
 
 _ROWS = 1 << 16
 """Rows that are looked at at a time."""
@@ -66,6 +74,9 @@ def find(folder: Path, described: Manifest, progress: Progress = lambda n_bytes:
     for entry in described.segments:
         place = folder / SEGMENTS / entry.name
         blocks = _known_blocks(place, entry)
+        if blocks is None:
+            blocks = {}
+            yield Damage(entry.name, BLOCKS, str(damaged(place / BLOCKS, "it does not fit the files")), ())
         for name, file in sorted(entry.files.items()):
             rows: tuple[range, ...] = () if name == BLOCKS else (range(entry.rows),)
             try:
@@ -76,6 +87,9 @@ def find(folder: Path, described: Manifest, progress: Progress = lambda n_bytes:
             found = digest_of(parts_of(place / name))
             progress(file.n_bytes)
             if found.sha256 == file.sha256:
+                if name in blocks and not np.array_equal(np.array(found.blocks, np.uint64), blocks[name]):
+                    wrong_blocks = str(damaged(place / BLOCKS, f"its checksums are not those of {name}"))
+                    yield Damage(entry.name, BLOCKS, wrong_blocks, ())
                 continue
             if name in (IDS, CODES, FEATURES) and name in blocks:
                 wrong = np.flatnonzero(np.array(found.blocks, np.uint64) != blocks[name])
@@ -85,9 +99,10 @@ def find(folder: Path, described: Manifest, progress: Progress = lambda n_bytes:
 
 def verify(folder: Path, progress: Progress = lambda n_bytes: None) -> int:
     """Bytes read: every file of the index is what the manifest says, and ids are unique; or IndexFormatError for the first."""
-    described = manifest.read(folder)
+    described, lease = generations.current(folder)  # held: a writer leaves the files of this generation where they are
     for damage in find(folder, described, progress):
         raise IndexFormatError(damage.why)
+    del lease
     check_rows(folder)
     return sum(file.n_bytes for entry in described.segments for file in entry.files.values())
 
@@ -104,16 +119,42 @@ def check_rows(folder: Path) -> None:
     for segment in contents.segments:
         assert segment.entry is not None
         place = folder / SEGMENTS / segment.entry.name
+        if isinstance(segment.records, records.StoredRecords):
+            segment.records.check()
         for start in range(0, len(segment), _ROWS):
             if segment.codes is not None and (segment.codes[start : start + _ROWS, -1] & tail).any():
                 raise damaged(place / CODES, "the bits after a code's last are not all 0")
-            if segment.records is not None:
-                segment.records.at(range(start, min(start + _ROWS, len(segment))))
             if segment.features is not None:
                 rows = segment.features[start : start + _ROWS]
                 numbers = rows["scale"] if rows.dtype.names else rows
                 if not np.isfinite(numbers).all():
                     raise damaged(place / FEATURES, "a feature holds NaN or infinity")
+    _check_names(folder, contents)
+
+
+def _check_names(folder: Path, contents: Contents) -> None:
+    """IndexFormatError where two living rows have one string id. Hashes are compared, and then only the ids of equal ones."""
+    hashes = [np.empty(0, np.uint64)]
+    for names in _living_names(contents):
+        hashes.append(np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names], np.uint64))
+    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    again = set(values[counts > 1].tolist())
+    seen: set[str] = set()
+    for names in _living_names(contents) if again else ():
+        for name in names:
+            if xxhash.xxh3_64_intdigest(name.encode()) in again:
+                if name in seen:
+                    raise damaged(folder, f"the string id {name!r} is given to two rows")
+                seen.add(name)
+
+
+def _living_names(contents: Contents) -> Iterator[list[str]]:
+    for segment in contents.segments:
+        if segment.records is None:
+            continue
+        rows = np.arange(len(segment)) if segment.alive is None else np.flatnonzero(segment.alive)
+        for start in range(0, len(rows), _ROWS):
+            yield [record["id"] for record in segment.records.at(rows[start : start + _ROWS].tolist())]
 
 
 def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
@@ -128,6 +169,8 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
     with durable.writer_lock(folder):
         described, manifest_from = _whole_manifest(folder)
         damages = list(find(folder, described, progress))
+        if not damages and manifest_from is None:
+            check_rows(folder)  # files as they were written, that cannot be: nothing says which of them is wrong
         lost: list[str] = []
         rows_lost = records_lost = deletes_lost = 0
         kept: list[Segment] = []
@@ -147,7 +190,10 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
                 kept.append(left)
         if damages or manifest_from is not None:
             contents = _latest_of_each_id(kept) if deletes_lost else Contents(tuple(kept))
-            after, _ = storage.commit(folder, described, contents, described.next_id)
+            # No generation that a reader may hold gets its number a second time.
+            numbers = [int(path.stem) for path in _copies(folder)]
+            before = dataclasses.replace(described, generation=max([described.generation, *numbers]))
+            after, _ = storage.commit(folder, before, contents, described.next_id)
             generations.remove_unused(folder, after)
         return Repaired(damages, manifest_from, lost, rows_lost, records_lost, deletes_lost)
 
@@ -159,8 +205,9 @@ def _whole_manifest(folder: Path) -> tuple[Manifest, Path | None]:
     except IndexVersionError:
         raise
     except IndexFormatError:
-        copies = (folder / manifest.COPIES).glob("*.json")
-        for copy in sorted(copies, key=lambda path: (len(path.name), path.name), reverse=True):
+        if (folder / manifest.NAME).is_dir():
+            raise  # no file can take its place
+        for copy in sorted(_copies(folder), key=lambda path: int(path.stem), reverse=True):
             try:
                 return manifest.read_file(copy), copy
             except IndexFormatError:
@@ -168,10 +215,29 @@ def _whole_manifest(folder: Path) -> tuple[Manifest, Path | None]:
         raise
 
 
+def _copies(folder: Path) -> list[Path]:
+    """The copies of manifests."""
+    place = folder / manifest.COPIES
+    return [path for path in place.iterdir() if manifest.COPY_NAME.fullmatch(path.name)] if place.is_dir() else []
+
+
 def _copy_aside(folder: Path, entry: SegmentEntry) -> None:
-    place = folder / SEGMENTS / entry.name
-    if place.is_dir():
-        shutil.copytree(place, folder / SET_ASIDE / entry.name, symlinks=True, dirs_exist_ok=True)
+    """The files of a segment once more, on the disk; what is no file of its own has nothing to keep."""
+    place, aside = folder / SEGMENTS / entry.name, folder / SET_ASIDE
+    if place.is_symlink() or not place.is_dir():
+        return
+    if not aside.exists():
+        durable.make_folder(aside)
+    copy = aside / entry.name
+    if os.path.lexists(copy):  # of a repair that was killed
+        copy = aside / f"{entry.name}-{secrets.token_hex(4)}"
+    durable.make_folder(copy)
+    written = []
+    for name in entry.files:
+        if (place / name).is_file() and not (place / name).is_symlink():
+            durable.write_file(copy / name, parts_of(place / name))
+            written.append(copy / name)
+    durable.flush(*written, copy, aside, folder)
 
 
 def _left_of(
@@ -235,8 +301,8 @@ def _row_of(described: Manifest, name: str) -> np.dtype[Any] | None:
     return None if described.dim is None else row_type(str(described.feature_dtype), described.dim)
 
 
-def _known_blocks(place: Path, entry: SegmentEntry) -> dict[str, npt.NDArray[np.uint64]]:
-    """The checksums of the blocks of each file, where the segment has them and they are whole."""
+def _known_blocks(place: Path, entry: SegmentEntry) -> dict[str, npt.NDArray[np.uint64]] | None:
+    """The checksums of the blocks of each file, where the segment has them and they are whole; None where they do not fit."""
     file = entry.files.get(BLOCKS)
     covered = {
         name: -(-each.n_bytes // BLOCK)
@@ -244,11 +310,17 @@ def _known_blocks(place: Path, entry: SegmentEntry) -> dict[str, npt.NDArray[np.
         if name not in (BLOCKS, entry.deleted)
     }
     try:
-        if file is None or digest_of(parts_of(place / BLOCKS)).sha256 != file.sha256:
+        if file is None:
             return {}
-        blocks = segments.read_array(place / BLOCKS, file, np.dtype("<u8"), sum(covered.values()))
+        segments.check_size(place / BLOCKS, file)
+        if digest_of(parts_of(place / BLOCKS)).sha256 != file.sha256:
+            return {}
     except (OSError, IndexFormatError):
         return {}
+    try:
+        blocks = segments.read_array(place / BLOCKS, file, np.dtype("<u8"), sum(covered.values()))
+    except IndexFormatError:
+        return None
     ends = np.cumsum(list(covered.values()))
     return {name: blocks[end - n : end] for (name, n), end in zip(covered.items(), ends, strict=True)}
 

@@ -33,9 +33,17 @@ def make_folder(path: Path) -> None:
     path.mkdir()
 
 
+def make_parents(folder: Path) -> None:
+    """The folders above this one, those that are missing; they are on the disk then."""
+    missing = [parent for parent in folder.absolute().parents if not parent.exists()]
+    for parent in reversed(missing):
+        make_folder(parent)
+        flush(parent.parent)
+
+
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """The file holds these parts, one after the other; whatever it held before is gone."""
-    with path.open("wb") as file:
+    """A new file that holds these parts, one after the other. FileExistsError where something has its name, a link too."""
+    with path.open("xb") as file:
         for part in parts:
             file.write(part)
 

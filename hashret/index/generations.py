@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import weakref
 from pathlib import Path
 
 from hashret.errors import IndexFormatError
 from hashret.index import durable, manifest
-from hashret.index.manifest import Manifest
-from hashret.index.segments import SEGMENTS
+from hashret.index.manifest import SEGMENTS, Manifest
+from hashret.index.segments import SEGMENT_NAME
 
 if sys.platform != "win32":
     import fcntl
@@ -31,9 +32,8 @@ class Lease:
 
 def lease(folder: Path, generation: int) -> Lease | None:
     """A lease of this generation; None where the index keeps no copies, or the writer is just giving this one up."""
-    try:
-        descriptor = os.open(manifest.copy_of(folder, generation), os.O_RDONLY)
-    except OSError:
+    descriptor = _opened(manifest.copy_of(folder, generation))
+    if descriptor is None:
         return None
     held = Lease(descriptor)
     if sys.platform != "win32":  # there an open file cannot be removed, which is a lock in itself
@@ -46,18 +46,43 @@ def lease(folder: Path, generation: int) -> Lease | None:
     return held
 
 
+def _opened(copy: Path) -> int | None:
+    """A descriptor of a copy; None where there is none, and for a link, a folder or a pipe, which would wait for a writer."""
+    try:
+        descriptor = os.open(copy, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def current(folder: Path) -> tuple[Manifest, Lease | None]:
+    """The manifest as it is now, and a lease of its generation where the index keeps copies; IndexFormatError for no index."""
+    while True:
+        described = manifest.read(folder)
+        held = lease(folder, described.generation)
+        if held is not None or manifest.read(folder).generation == described.generation:
+            return described, held
+
+
 def remove_unused(folder: Path, current: Manifest) -> None:
     """Remove what no generation that is current or held needs; the caller holds the writer lock.
 
-    What cannot be removed now stays until the next commit: the one that was made is no less made.
+    Only what has a name that writers give is removed, and never through a link. What cannot be removed now stays until the
+    next commit: the one that was made is no less made.
     """
     with contextlib.suppress(OSError, IndexFormatError):
+        manifest.check_places(folder)
         needed = _files(current)
         own = manifest.copy_of(folder, current.generation)
         for copy in own.parent.iterdir():
-            if copy != own and not _retired(copy):
+            if copy != own and manifest.COPY_NAME.fullmatch(copy.name) and not _retired(copy):
                 needed |= _files(manifest.read_file(copy))
         for place in (folder / SEGMENTS).iterdir():
+            if not SEGMENT_NAME.fullmatch(place.name):
+                continue
             if not any(name == place.name for name, _ in needed):
                 durable.remove(place)
                 continue
@@ -81,7 +106,10 @@ def _retired(copy: Path) -> bool:
         except PermissionError:
             return False
         return True
-    descriptor = os.open(copy, os.O_RDONLY)
+    descriptor = _opened(copy)
+    if descriptor is None:
+        durable.remove(copy)  # a link, say, which no writer makes and no reader takes
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Still locked: whoever opened it before it went finds that it has no name left.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import stat
 from pathlib import Path
 from typing import Any
 
 from hashret.codes import bytes_per_code
-from hashret.index import damage, manifest, storage
-from hashret.index.manifest import CODES, FEATURES, IDS, METADATA
-from hashret.index.segments import SEGMENTS
+from hashret.index import manifest, storage
+from hashret.index.manifest import CODES, FEATURES, IDS, METADATA, SEGMENTS
 
 ID_BYTES = 8
 RECORDS_READ = 1000
@@ -86,6 +86,15 @@ class Info:
         return lines
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 of anything else, and of what a writer just removed."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
 def describe(folder: Path) -> Info:
     """What an index holds; IndexFormatError when it is none or is damaged. Nothing but small files and sizes is read."""
     described, contents = storage.load(folder)
@@ -95,8 +104,8 @@ def describe(folder: Path) -> Info:
             sizes[name] = sizes.get(name, 0) + file.n_bytes
     own = sum(sizes.get(name, 0) for name in (CODES, IDS, FEATURES, METADATA))
     beside = (folder / manifest.NAME).stat().st_size
-    places = [folder / SEGMENTS, folder / damage.SET_ASIDE]
-    on_disk = sum(path.stat().st_size for place in places for path in place.rglob("*") if path.is_file())
+    places = [folder / SEGMENTS, folder / manifest.SET_ASIDE]
+    on_disk = sum(_size(path) for place in places for path in place.rglob("*"))
     attributes: list[str] = []
     for segment in contents.segments:
         if segment.records is not None:

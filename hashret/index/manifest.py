@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,15 +24,18 @@ FORMAT = "hashret-index"
 FORMAT_VERSION = 3
 """The newest; an index that an older version can describe is written as that, so that older readers keep reading it."""
 NAME = "manifest.json"
-COPIES = "generations"
-"""Folder of the copies of manifests."""
+SEGMENTS, COPIES, SET_ASIDE = "segments", "generations", "damaged"
+"""Folders of an index: of its segments, of copies of manifests, and of what a repair copied there before it replaced it."""
+PLACES = (SEGMENTS, COPIES, SET_ASIDE)
 
 CODES, FEATURES, IDS, METADATA = "codes.npy", "features.npy", "ids.npy", "metadata.sqlite"
 BLOCKS = "blocks.npy"
 _SEGMENT_FILES = {CODES, FEATURES, IDS, METADATA, BLOCKS}
+COPY_NAME = re.compile(r"[0-9]{6,20}\.json")
 _NAME = re.compile(r"[0-9a-z][0-9a-z-]{0,99}")
 _DELETED_NAME = re.compile(r"deleted-[0-9a-z-]{1,99}\.npy")
 _LARGEST_MANIFEST = 1 << 26
+_DEEPEST_MODEL = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +104,31 @@ def write(folder: Path, manifest: Manifest, after: Iterable[Path] = ()) -> None:
         "metrics": manifest.metrics,
         **dataclasses.asdict(manifest),
     }
+    _parse(folder / NAME, json.loads(json.dumps(content)))  # what a reader would refuse is not written
     content["checksum"] = _checksum(content)
     spelled = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     copy = copy_of(folder, manifest.generation)
     if not copy.parent.exists():
         durable.make_folder(copy.parent)
+    if os.path.lexists(copy):
+        durable.remove(copy)  # of a writer that died
     durable.write_file(copy, [spelled])
-    durable.replace_file(folder / NAME, spelled, after)
+    durable.replace_file(folder / NAME, spelled, [*after, copy, copy.parent])
+
+
+def check_places(folder: Path) -> None:
+    """IndexFormatError where a folder of an index is a link, or no folder: what is read and written there is elsewhere then."""
+    for name in PLACES:
+        place = folder / name
+        if place.is_symlink():
+            raise damaged(place, "it is a link to another folder")
+        if place.exists() and not place.is_dir():
+            raise damaged(place, "it is no folder")
 
 
 def read(folder: Path) -> Manifest:
     """The checked manifest of an index folder; IndexFormatError when it is none, is damaged, or is newer than this."""
+    check_places(folder)
     path = folder / NAME
     if not path.is_file():
         raise IndexFormatError(f"{folder} is no hashret index: it has no {NAME}; give the folder that `index` wrote")
@@ -121,10 +139,15 @@ def read_file(path: Path) -> Manifest:
     """The checked manifest in this file, as `read` gives it."""
     if path.is_symlink():
         raise damaged(path, "it is a link to another file")
+    if not path.is_file():
+        raise damaged(path, "it is no file")
     if path.stat().st_size > _LARGEST_MANIFEST:
         raise damaged(path, "it is far too large")
     try:
-        content = json.loads(path.read_bytes())
+        spelled = path.read_bytes().decode("utf-8")
+        content = json.loads(spelled, object_pairs_hook=_named_once)
+        # Escapes can spell halves of characters, which no text file can hold.
+        json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise damaged(path, "it is not JSON") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -142,6 +165,24 @@ def read_file(path: Path) -> Manifest:
     if content.get("bit_order") != BIT_ORDER:
         raise IndexFormatError(f"{path} has bit order {content.get('bit_order')!r}, expected {BIT_ORDER!r}")
     return _parse(path, content)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return dict(pairs)
+
+
+def _depth(value: Any) -> int:
+    """How deep mappings and lists stand in each other."""
+    level, deep = [value], 0
+    while level := [inner for each in level if isinstance(each, (dict, list)) for inner in _inner(each)]:
+        deep += 1
+    return deep
+
+
+def _inner(each: Any) -> list[Any]:
+    return list(each.values()) if isinstance(each, dict) else each
 
 
 def _parse(path: Path, content: dict[str, Any]) -> Manifest:
@@ -175,7 +216,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
         if not wanted <= files.keys():
             raise damaged(path, f"a segment lacks {', '.join(sorted(map(str, wanted - files.keys())))}")
         rows = number(entry, "rows", 1)
-        n_deleted = number(entry, "n_deleted", 0, rows)
+        n_deleted = number(entry, "n_deleted", 0, rows if deleted is not None else 0)
         return SegmentEntry(text(entry, "name"), rows, files, deleted, n_deleted)
 
     code_size = number(content, "code_size", 1, MAX_CODE_SIZE) if content.get("code_size") is not None else None
@@ -189,6 +230,8 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
     model = content.get("model")
     if not (model is None or isinstance(model, dict)) or not isinstance(content.get("segments"), list):
         raise damaged(path, "model or segments have the wrong type")
+    if _depth(model) > _DEEPEST_MODEL:
+        raise damaged(path, f"its model is nested more than {_DEEPEST_MODEL} deep")
     parsed = Manifest(
         uid=text(content, "uid"),
         generation=number(content, "generation", 1),
@@ -200,6 +243,10 @@ def _parse(path: Path, content: dict[str, Any]) -> Manifest:
         segments=tuple(segment(entry) for entry in content["segments"]),
         feature_metric=feature_metric,
     )
+    if len({entry.name for entry in parsed.segments}) < len(parsed.segments):
+        raise damaged(path, "a segment is named twice")
+    if content.get("metrics", parsed.metrics) != parsed.metrics:
+        raise damaged(path, f"metrics are {content['metrics']!r}, expected {parsed.metrics}")
     if parsed.format_version > content["format_version"]:
         raise damaged(path, f"what it describes needs format version {parsed.format_version}")
     return parsed

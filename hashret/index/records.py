@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +21,10 @@ FIELDS = ("id", "path", "label", "split")
 STAMP = "hashret.stamp"
 """The attribute by which a followed folder knows its pictures again (docs/format.md); records are shown without it."""
 
+_COLUMNS = ("row", *FIELDS, "attributes")
 _VARIABLES = 500
 """Values in one SQL statement; every SQLite takes 999."""
+_ROWS_AT_ONCE = 1 << 14
 
 
 class Records(Protocol):
@@ -73,6 +77,10 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no number, text, list or mapping of these")
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 class MemoryRecords:
     """Records held in memory."""
 
@@ -110,7 +118,9 @@ class StoredRecords:
     """Records in an SQLite file, opened read-only for each call so that threads and forks share nothing."""
 
     def __init__(self, path: Path, n_rows: int) -> None:
-        self._path = path
+        self._path = path.absolute()  # wherever the process goes meanwhile
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        self._close = weakref.finalize(self, os.close, self._descriptor)
         self._n_rows = n_rows
         self._columns: dict[str, Column] = {}
 
@@ -121,7 +131,7 @@ class StoredRecords:
         for row, *fields, attributes in self._select(statement, [int(row) for row in rows]):
             if not all(isinstance(field, str) for field in fields):
                 raise damaged(self._path, f"the record of row {row} holds something other than text")
-            found[row] = {**dict(zip(FIELDS, fields, strict=True)), **self._attributes(attributes)}
+            found[row] = {**self._attributes(attributes), **dict(zip(FIELDS, fields, strict=True))}
         missing = [row for row in rows if row not in found]
         if missing:
             raise damaged(self._path, f"it has no record of row {missing[0]}")
@@ -149,6 +159,17 @@ class StoredRecords:
             self._columns[name] = _column(self._n_rows, cells)
         return self._columns[name]
 
+    def check(self) -> None:
+        """IndexFormatError where it does not hold one whole record for each row, or its own order of ids is wrong."""
+        ((n_lines, n_rows),) = self._execute("SELECT COUNT(*), COUNT(DISTINCT row) FROM records")
+        if n_lines != self._n_rows or n_rows != self._n_rows:
+            raise damaged(self._path, f"it has {n_lines} records of {n_rows} rows, expected {self._n_rows}")
+        ((found,),) = self._execute("PRAGMA integrity_check(1)")
+        if found != "ok":
+            raise damaged(self._path, f"SQLite says: {found}")
+        for start in range(0, self._n_rows, _ROWS_AT_ONCE):
+            self.at(range(start, min(start + _ROWS_AT_ONCE, self._n_rows)))
+
     def _row(self, row: Any) -> int:
         if not isinstance(row, int) or not 0 <= row < self._n_rows:
             raise damaged(self._path, f"it has a record of row {row!r}, which is not there")
@@ -156,11 +177,17 @@ class StoredRecords:
 
     def _attributes(self, text: Any) -> dict[str, Any]:
         try:
-            found = json.loads(text)
+            found = json.loads(text, parse_constant=_no_number)
+            if "\\u" in text:
+                # Escapes can spell halves of characters, which no text file can hold.
+                json.dumps(found, ensure_ascii=False).encode()
         except (ValueError, TypeError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise damaged(self._path, "the attributes of a record are no JSON object")
+        for name in FIELDS:
+            if name in found:
+                raise damaged(self._path, f"a record has an attribute called {name}, which is a field")
         return found
 
     def _select(self, statement: str, values: Sequence[int | str]) -> Iterator[tuple[Any, ...]]:
@@ -170,14 +197,20 @@ class StoredRecords:
 
     def _execute(self, statement: str, *values: int | str) -> Iterator[tuple[Any, ...]]:
         # Immutable: no lock files beside it, so it works from a read-only medium.
-        address = self._path.resolve().as_uri() + "?mode=ro&immutable=1"
+        # Linux says where an open file is by now: its folder may have been moved.
+        at = Path(f"/proc/self/fd/{self._descriptor}")
+        address = (at if at.exists() else self._path).resolve().as_uri() + "?mode=ro&immutable=1"
         try:
             with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
                 # A view or a virtual table could do anything, and for ever.
                 connection.execute("PRAGMA trusted_schema = OFF")
                 kind = connection.execute("SELECT type, sql FROM sqlite_schema WHERE name = 'records'").fetchone()
-                if kind is None or kind[0] != "table" or "virtual" in kind[1].lower():
+                if kind is None or kind[0] != "table" or not isinstance(kind[1], str) or "virtual" in kind[1].lower():
                     raise damaged(self._path, "it has no table 'records'")
+                # A computed column could be as large as it likes.
+                columns = connection.execute("PRAGMA table_xinfo(records)").fetchall()
+                if [(name, hidden) for _, name, *_, hidden in columns] != [(name, 0) for name in _COLUMNS]:
+                    raise damaged(self._path, f"its table 'records' has other columns than {', '.join(_COLUMNS)}")
                 yield from connection.execute(statement, values)
         except sqlite3.Error as error:
             raise damaged(self._path, f"SQLite says: {error}") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,9 +22,10 @@ from hashret.index import durable, records
 from hashret.index.checksums import Digest, Digester, digest_of, parts_of
 from hashret.index.contents import Segment
 from hashret.index.features import row_type
-from hashret.index.manifest import BLOCKS, CODES, FEATURES, IDS, METADATA, FileEntry, Manifest, SegmentEntry
+from hashret.index.manifest import BLOCKS, CODES, FEATURES, IDS, METADATA, SEGMENTS, FileEntry, Manifest, SegmentEntry
 
-SEGMENTS = "segments"
+SEGMENT_NAME = re.compile(r"[0-9]{6,20}-[0-9a-f]{8}")
+"""How writers call segments: by the generation that they came with, and a random number."""
 ALIGNMENT = 64
 """Bytes that the data of an array starts at a multiple of."""
 
@@ -80,15 +82,19 @@ def write_deleted(
 def read(folder: Path, described: Manifest, entry: SegmentEntry) -> Segment:
     """A segment whose arrays are mapped, once all that is cheap to check was checked; IndexFormatError otherwise."""
     place = folder / SEGMENTS / entry.name
-    for holder in (place.parent, place):
-        if holder.is_symlink():
-            raise damaged(holder, "it is a link to another folder")
+    if place.is_symlink():
+        raise damaged(place, "it is a link to another folder")
+    if BLOCKS in entry.files:
+        check_size(place / BLOCKS, entry.files[BLOCKS])
 
     def mapped(name: str, row: npt.DTypeLike, n_rows: int = entry.rows) -> npt.NDArray[Any]:
         return read_array(place / name, entry.files[name], np.dtype(row), n_rows)
 
     codes = features = alive = stored_records = None
     ids = mapped(IDS, "<i8")
+    if max(ids[0], ids[-1]) >= described.next_id:
+        # Mostly the last is the largest; verify looks at all.
+        raise damaged(place / IDS, f"it holds the id {max(ids[0], ids[-1])}, and next_id is {described.next_id}")
     if described.code_size is not None:
         codes = mapped(CODES, ("u1", (bytes_per_code(described.code_size),)))
     if described.dim is not None:

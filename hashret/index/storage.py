@@ -12,15 +12,13 @@ from typing import Any
 from hashret.errors import IndexFormatError, SearchError
 from hashret.index import durable, generations, manifest, segments
 from hashret.index.contents import Contents, Segment
-from hashret.index.manifest import Manifest, SegmentEntry
-from hashret.index.segments import SEGMENTS
+from hashret.index.manifest import SEGMENTS, Manifest, SegmentEntry
 
 
 def load(folder: Path) -> tuple[Manifest, Contents]:
     """The manifest and the mapped contents of an index folder; sizes, types and shapes are checked, not every byte."""
     while True:
-        described = manifest.read(folder)
-        lease = generations.lease(folder, described.generation)
+        described, lease = generations.current(folder)
         try:
             read = tuple(segments.read(folder, described, entry) for entry in described.segments)
         except (IndexFormatError, FileNotFoundError):
@@ -82,7 +80,7 @@ def create(folder: Path, described: Manifest, contents: Contents, next_id: int) 
         raise SearchError(f"{folder} exists and is not this index's own folder; choose another name, or append to it")
     temporary = folder.parent / durable.temporary_name()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_parents(folder)
         durable.make_folder(temporary)
         durable.make_folder(temporary / SEGMENTS)
         # The stored segments of another folder are written anew here, without their deleted rows.

@@ -16,6 +16,7 @@ Run: python benchmarks/store.py [--quick] [--only WORDS] [--folder PLACE] [--jso
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, metavar="PLACE", help="a folder on the disk to measure (default: the temporary one)"
     )
+    parser.add_argument("--kills", type=int, metavar="N", help="writers to kill (default: 1000, with --quick 20)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the part there")
     options = parser.parse_args(arguments)
@@ -60,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         "add one": add_one,
         "read while written": read_while_written,
         "larger than memory": larger_than_memory,
+        "killed writers": functools.partial(killed_writers, kills=options.kills),
     }
     rows: list[Row] = []
     for name, measure in parts.items():
@@ -375,6 +378,22 @@ def _compared(right: bool) -> str:
 
 def _row(case: str, found: str, beside: str, must: str, aim: str, answers: str) -> Row:
     return {"case": case, "found": found, "beside": beside, "must": must, "aim": aim, "answers": answers}
+
+
+def killed_writers(place: Path, quick: bool, kills: int | None) -> list[Row]:
+    """Writers killed by SIGKILL at random moments; tests/test_killed.py says what is compared after every kill."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from test_killed import kill_writers
+
+    n = kills or (20 if quick else 1000)
+    try:
+        within, acknowledged = kill_writers(place, n)
+    except AssertionError as error:
+        return [
+            _row(f"{n:,} SIGKILLs", str(error).partition("\n")[0], "", "1,000, 0 lost", "10,000, 0 lost", "DIFFERENT")
+        ]
+    found = f"{within:,} within a change; {acknowledged:,} acknowledged changes, 0 lost"
+    return [_row(f"{n:,} SIGKILLs", found, "", "1,000, 0 lost", "10,000, 0 lost", "equal")]
 
 
 def as_markdown(document: Row) -> str:

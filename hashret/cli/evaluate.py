@@ -24,6 +24,7 @@ from hashret.cli.options import (
     say_skipped,
     text_table,
 )
+from hashret.cli.unfinished import skipping_named
 from hashret.errors import DataError
 
 if TYPE_CHECKING:
@@ -188,14 +189,15 @@ def _encode(
     from hashret.evaluation.controls import pixel_vectors, untrained_features
 
     table = whole.select(rows)
-    encoded = encode_table(
-        hasher,
-        table,
-        what=("codes", "features", *(["logits"] if args.logits else [])),
-        batch_size=args.batch_size,
-        workers=args.workers,
-        on_bad=args.on_bad,
-    )
+    with skipping_named():
+        encoded = encode_table(
+            hasher,
+            table,
+            what=("codes", "features", *(["logits"] if args.logits else [])),
+            batch_size=args.batch_size,
+            workers=args.workers,
+            on_bad=args.on_bad,
+        )
     assert encoded.codes is not None and encoded.features is not None
     readable = table.select(encoded.rows)
     vectors: list[tuple[str, NDArray[Any], int | None]] = [

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hashret.cli.options import counted, say_skipped
-from hashret.errors import DataError
+from hashret.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
@@ -41,6 +41,15 @@ def kept_until_done(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+@contextlib.contextmanager
+def skipping_named() -> Iterator[None]:
+    """A picture that cannot be read stops the work within; its sentence then says how to go on without it."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{error}, or leave out what cannot be read with --on-bad skip") from error
+
+
 def encode(
     args: argparse.Namespace,
     hasher: Hasher,
@@ -58,15 +67,16 @@ def encode(
     from hashret.data.readable import write_skipped
     from hashret.encoding import encode_table
 
-    encoded = encode_table(
-        hasher,
-        table,
-        what=what,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        on_bad=args.on_bad,
-        resume_folder=folder,
-    )
+    with skipping_named():
+        encoded = encode_table(
+            hasher,
+            table,
+            what=what,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            on_bad=args.on_bad,
+            resume_folder=folder,
+        )
     if encoded.skipped:
         write_skipped(skipped_list, [(picture.path, picture.message) for picture in encoded.skipped])
         say_skipped(len(encoded.skipped), skipped_list)

@@ -59,6 +59,7 @@ WITHOUT_MODEL = echo "latency is not run: there is no $(MODEL); run make quickst
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/search.py --quick
 	$(BIN)/python benchmarks/store.py --quick
+	$(BIN)/python benchmarks/metrics.py --quick
 	$(BIN)/python benchmarks/predictions.py --quick
 	$(BIN)/python benchmarks/cosine.py --quick
 	@if [ -e "$(MODEL)" ]; then $(LATENCY) --quick; else $(WITHOUT_MODEL); fi
@@ -66,6 +67,7 @@ bench: $(VENV)/.dev
 bench-pages: $(VENV)/.dev
 	$(BIN)/python benchmarks/search.py --markdown docs/benchmarks.md
 	$(BIN)/python benchmarks/store.py --markdown docs/benchmarks.md
+	$(BIN)/python benchmarks/metrics.py --markdown docs/benchmarks.md
 	$(BIN)/python benchmarks/predictions.py --markdown docs/predictions.md
 	$(BIN)/python benchmarks/cosine.py --markdown docs/cosine.md
 	@if [ -e "$(MODEL)" ]; then $(LATENCY) --markdown docs/latency.md; else $(WITHOUT_MODEL); fi

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,3 +131,13 @@ def test_memory_is_bounded_and_progress_is_told() -> None:
     done: list[int] = []
     distance_histograms(queries, gallery, 64, np.zeros(600, int), np.zeros(300, int), progress=done.append)
     assert sum(done) == 600 and len(done) == 3
+
+
+def test_the_benchmark_compares_with_the_usual_way() -> None:
+    program = Path(__file__).parent.parent / "benchmarks" / "metrics.py"
+    done = subprocess.run(
+        [sys.executable, str(program), "--quick", "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["answers"] == "equal" and document["seconds"].keys() == {"counted", "sorted"}

@@ -119,7 +119,7 @@ class Writers:
                 pid = int(lines[0].split()[1])
             if kill_at is None and "> " in text:
                 kill_at = time.monotonic() + seconds
-            wait = 5.0 if kill_at is None else max(0.0, kill_at - time.monotonic())
+            wait = 5.0 if kill_at is None or pid is None else max(0.0, kill_at - time.monotonic())
             ready, _, _ = select.select([output], [], [], wait)
             if ready:
                 text += os.read(output.fileno(), 65536).decode()

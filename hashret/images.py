@@ -33,6 +33,8 @@ PIXEL_LIMIT = 1 << 27
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 _ZIP_PATH = re.compile(r"(.+?\.zip)::(.+)", re.IGNORECASE | re.DOTALL)
 _MOST_SCANS = 100
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+"""Of a JPEG: what is no number of its data (FF 00), no place to begin anew there (FF D0 to FF D7), and not stuffing (FF FF)."""
 _STRIP = 256
 """Rows of deep pictures that are converted at a time: the numbers in between take many times the picture."""
 _PLUGINS = r"PIL\.\w+Plugin"
@@ -160,8 +162,13 @@ def _check_scans(stream: IO[bytes]) -> None:
     """ImageError for a progressive JPEG that goes over all its pixels more often than any encoder does: hours, in a few MB."""
     at = stream.tell()
     stream.seek(0)
-    scans = stream.read().count(b"\xff\xda")
+    content = stream.read()
     stream.seek(at)
+    scans, place = 0, 2
+    # From marker to marker: what stands within one, a thumbnail say, and after the end of the picture does not count.
+    while (found := _MARKER.search(content, place)) and found[0] != b"\xff\xd9":
+        scans += found[0] == b"\xff\xda"
+        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
     if scans > _MOST_SCANS:
         raise ImageError(f"it has {scans:,} scans, and encoders make about ten; convert it anew, or remove it")
 

@@ -42,8 +42,8 @@ def outside(tmp_path: Path) -> Path:
     return place
 
 
-def all_of(place: Path) -> dict[str, str]:
-    return {str(path.relative_to(place)): path.read_text() if path.is_file() else "" for path in place.rglob("*")}
+def all_of(place: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(place)): path.read_bytes() if path.is_file() else b"" for path in place.rglob("*")}
 
 
 CHANGES: dict[str, Callable[[Store], object]] = {
@@ -368,3 +368,103 @@ def test_ids_that_are_here_already_are_not_given_again(index: Path) -> None:
     rewritten(index, lambda content: content.update(next_id=1))
     with pytest.raises((IndexFormatError, SearchError)):
         Store.open(index).append(np.zeros((2, 8), np.uint8))
+
+
+def test_a_link_in_place_of_a_segment_that_is_held_is_not_followed(index: Path, outside: Path) -> None:
+    before, store = all_of(outside), Store.open(index)
+    held = json.loads((index / "manifest.json").read_text("utf-8"))
+    held["segments"][0]["name"] = "000009-aaaaaaaa"
+    (index / "segments" / "000009-aaaaaaaa").symlink_to(outside)
+    (index / "manifest.json").rename(index / "kept")
+    (index / "manifest.json").write_text(json.dumps(held), "utf-8")
+    rewritten(index, lambda content: None)
+    shutil.copy(index / "manifest.json", index / "generations" / "900000.json")
+    (index / "kept").rename(index / "manifest.json")
+    lease = generations.lease(index, 900_000)
+    assert lease is not None
+    store.append(np.zeros((1, 8), np.uint8))
+    assert all_of(outside) == before
+
+
+def test_a_copy_that_cannot_be_opened_is_taken_for_held(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = Store.open(index), Store.open(index)
+    monkeypatch.setattr(generations, "_opened", lambda copy: None)
+    writer.remove([0])
+    writer.compact()
+    assert [record and record["id"] for record in reader.records([0, 2])] == ["p0", "p2"]
+
+
+def test_repair_leaves_everything_as_it_is_where_a_folder_is_a_link(index: Path, outside: Path) -> None:
+    for name in manifest.PLACES:
+        if (index / name).exists():
+            (index / name).rename(index / "away")
+        (index / name).symlink_to(outside)
+        before = all_of(index), all_of(outside)
+        with pytest.raises(IndexFormatError, match="it is a link"):
+            damage.repair(index)
+        assert (all_of(index), all_of(outside)) == before
+        (index / name).unlink()
+        if (index / "away").exists():
+            (index / "away").rename(index / name)
+
+
+def test_a_row_that_is_back_does_not_keep_a_string_id_that_a_later_one_has(index: Path) -> None:
+    store = Store.open(index)
+    store.append(np.ones((90, 8), np.uint8), records=[{"id": f"r{i}"} for i in range(90)])
+    store.remove([int(store.find(["r7"])[0])])
+    store.append(np.ones((1, 8), np.uint8), records=[{"id": "r7", "label": "new"}])
+    (deleted,) = (index / "segments").rglob("deleted-*.npy")
+    deleted.write_bytes(deleted.read_bytes()[:-1] + b"x")
+    damage.repair(index)
+    damage.verify(index)
+    after = Store.open(index)
+    assert [record and record["label"] for record in after.records(after.find(["r7"]))] == ["new"] and len(after) == 92
+
+
+def test_a_stray_copy_with_a_huge_number_does_not_stop_a_repair(index: Path) -> None:
+    (index / "generations" / ("9" * 20 + ".json")).write_text("x")
+    codes = next((index / "segments").rglob("codes.npy"))
+    codes.write_bytes(codes.read_bytes()[:-1] + b"x")
+    damage.repair(index)
+    assert Store.open(index).generation < 100 and damage.verify(index) == 0, "all rows were in the block"
+
+
+def test_an_index_without_copies_is_read_again_where_a_file_is_gone(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(index / "generations")
+    really, done = damage.digest_of, []
+
+    def slowly(parts: Any) -> Any:
+        if not done:
+            done.append(Store.open(index).compact())
+        return really(parts)
+
+    monkeypatch.setattr(damage, "digest_of", slowly)
+    assert damage.verify(index) > 0 and done == [1]
+
+
+@pytest.mark.parametrize("model", [{"name": nested(60)}, {"x": float("nan")}, {"x": object()}, {"x": "\ud800"}])
+def test_models_that_cannot_be_written_are_refused_by_what_they_are(tmp_path: Path, model: dict[str, Any]) -> None:
+    with pytest.raises(SearchError, match="the model "):
+        Store.create(tmp_path / "i", code_size=8, model=model)
+    assert not (tmp_path / "i").exists()
+
+
+def test_numbers_as_keys_become_texts(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "i", code_size=8, model={"x": {2: 1, 10: 2}})
+    assert store.model == {"x": {"2": 1, "10": 2}}
+
+
+def test_processes_may_make_the_same_folders_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = durable.make_folder
+
+    def faster(path: Path) -> None:
+        path.mkdir(exist_ok=True)
+        really(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "make_folder", faster)
+        durable.make_parents(tmp_path / "a" / "b" / "i")
+    Store.create(tmp_path / "c" / "d" / ".." / "i", code_size=8)
+    assert (tmp_path / "a" / "b").is_dir() and len(Store.open(tmp_path / "c" / "i")) == 0

@@ -486,6 +486,14 @@ def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
         read_picture(tmp_path / "p.jpg")
 
 
+def test_what_follows_a_jpeg_and_stands_in_its_remarks_is_no_scan(tmp_path: Path) -> None:
+    """A phone's moving picture has a film behind its end; a remark may hold anything."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "p.jpg", comment=b"\xff\xda" * 300)
+    content = (tmp_path / "p.jpg").read_bytes()
+    (tmp_path / "p.jpg").write_bytes(content + b"\xff\xda\x00\x02" * 500)
+    assert read_picture(tmp_path / "p.jpg").size == (64, 64)
+
+
 def test_deep_pictures_are_converted_strip_by_strip(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (700, 3), dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "grey.png")

@@ -793,7 +793,9 @@ def test_what_is_no_id_and_no_record_is_one_sentence(tmp_path: Path) -> None:
         for read in (store.records, store.codes, store.remove):
             with pytest.raises(SearchError, match="expected a list of whole numbers"):
                 read(wrong)
-    assert store.find(["\udcff", "b"]).tolist() == [-1, 1]
+    assert store.find(["\udcff", "b", 5]).tolist() == [-1, 1, -1]  # type: ignore[list-item]
+    with pytest.raises(SearchError, match="give ids, or records with ids"):
+        store.append(np.array([[3]], np.uint8), records=[{"id": None}], upsert=True)
     for records in (["x"], [None], [{"id": "y", "v": object()}], [{"id": "y", "v": float("nan")}]):
         with pytest.raises(SearchError):
             store.append(np.array([[3]], np.uint8), records=records)  # type: ignore[arg-type]

@@ -42,8 +42,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give either ids of pictures to remove or --where CONDITION")
     store = Store.open(args.index)
     if args.where is not None:
-        check_where(args.where, lambda condition: len(store.chosen(condition)))
         ids = store.chosen(args.where)
+        if len(ids):
+            check_where(args.where, lambda condition: len(store.chosen(condition)))
     else:
         names = list(dict.fromkeys(args.ids))
         ids = _found(store, names)

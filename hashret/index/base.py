@@ -202,7 +202,9 @@ def without_replaced(
     if ids is not None:
         taken = checked_ids(ids, len(np.asarray(ids)), next_id)
         return contents.without(taken[contents.locate(taken)[0] >= 0]), taken
-    if given_records is None or not all(isinstance(record, Mapping) and "id" in record for record in given_records):
+    if given_records is None or not all(
+        isinstance(record, Mapping) and record.get("id") is not None for record in given_records
+    ):
         raise SearchError("an upsert replaces what has the same id; give ids, or records with ids")
     if len(given_records) != n:
         raise SearchError(f"there are {len(given_records)} records for {n} rows, expected one for each")

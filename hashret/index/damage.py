@@ -81,10 +81,10 @@ def find(folder: Path, described: Manifest, progress: Progress = lambda n_bytes:
             rows: tuple[range, ...] = () if name == BLOCKS else (range(entry.rows),)
             try:
                 segments.check_size(place / name, file)
-            except IndexFormatError as error:
+                found = digest_of(parts_of(place / name))
+            except (IndexFormatError, FileNotFoundError) as error:
                 yield Damage(entry.name, name, str(error), rows)
                 continue
-            found = digest_of(parts_of(place / name))
             progress(file.n_bytes)
             if found.sha256 == file.sha256:
                 if name in blocks and not np.array_equal(np.array(found.blocks, np.uint64), blocks[name]):
@@ -99,12 +99,18 @@ def find(folder: Path, described: Manifest, progress: Progress = lambda n_bytes:
 
 def verify(folder: Path, progress: Progress = lambda n_bytes: None) -> int:
     """Bytes read: every file of the index is what the manifest says, and ids are unique; or IndexFormatError for the first."""
-    described, lease = generations.current(folder)  # held: a writer leaves the files of this generation where they are
-    for damage in find(folder, described, progress):
-        raise IndexFormatError(damage.why)
-    del lease
-    check_rows(folder)
-    return sum(file.n_bytes for entry in described.segments for file in entry.files.values())
+    while True:
+        # Held: a writer leaves the files of this generation where they are.
+        described, lease = generations.current(folder)
+        try:
+            for damage in find(folder, described, progress):
+                raise IndexFormatError(damage.why)
+            check_rows(folder)
+        except IndexFormatError:
+            if lease is None and manifest.read(folder).generation != described.generation:
+                continue  # a writer removed what nobody could hold
+            raise
+        return sum(file.n_bytes for entry in described.segments for file in entry.files.values())
 
 
 def check_rows(folder: Path) -> None:
@@ -152,9 +158,11 @@ def _living_names(contents: Contents) -> Iterator[list[str]]:
     for segment in contents.segments:
         if segment.records is None:
             continue
-        rows = np.arange(len(segment)) if segment.alive is None else np.flatnonzero(segment.alive)
-        for start in range(0, len(rows), _ROWS):
-            yield [record["id"] for record in segment.records.at(rows[start : start + _ROWS].tolist())]
+        for start in range(0, len(segment), _ROWS):
+            rows = range(start, min(start + _ROWS, len(segment)))
+            found = segment.records.at(rows)  # of deleted rows, too: this is where all are read
+            alive = segment.alive
+            yield [record["id"] for row, record in zip(rows, found, strict=True) if alive is None or alive[row]]
 
 
 def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
@@ -191,7 +199,7 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
         if damages or manifest_from is not None:
             contents = _latest_of_each_id(kept) if deletes_lost else Contents(tuple(kept))
             # No generation that a reader may hold gets its number a second time.
-            numbers = [int(path.stem) for path in _copies(folder)]
+            numbers = [number for path in _copies(folder) if (number := int(path.stem)) < 2**61]
             before = dataclasses.replace(described, generation=max([described.generation, *numbers]))
             after, _ = storage.commit(folder, before, contents, described.next_id)
             generations.remove_unused(folder, after)
@@ -200,6 +208,7 @@ def repair(folder: Path, progress: Progress = lambda n_bytes: None) -> Repaired:
 
 def _whole_manifest(folder: Path) -> tuple[Manifest, Path | None]:
     """The manifest, or the newest copy of one that is whole, and which that is."""
+    manifest.check_places(folder)
     try:
         return manifest.read(folder), None
     except IndexVersionError:
@@ -277,8 +286,9 @@ def _left_of(
 
 
 def _latest_of_each_id(kept: Sequence[Segment]) -> Contents:
-    """The segments, less what is not alive and rows whose id a later one has."""
+    """The segments, less what is not alive and rows whose id or string id a later one has."""
     seen: set[int] = set()
+    names: set[str] = set()
     found: list[Segment] = []
     for segment in reversed(kept):
         alive = np.ones(len(segment), np.bool_) if segment.alive is None else segment.alive
@@ -286,8 +296,14 @@ def _latest_of_each_id(kept: Sequence[Segment]) -> Contents:
             again = np.isin(segment.ids, np.fromiter(seen, np.int64)) & alive
             if again.any():
                 segment = segment.without(np.flatnonzero(again))
+        living = np.flatnonzero(alive if segment.alive is None else segment.alive)
+        if segment.records is not None:
+            of_rows = [record["id"] for record in segment.records.at(living.tolist())]
+            twice = [row for row, name in zip(living.tolist(), of_rows, strict=True) if name in names]
+            segment = segment.without(np.array(twice, np.int64)) if twice else segment
+            names.update(of_rows)
         found.append(segment)
-        seen.update(segment.ids[alive].tolist())
+        seen.update(segment.ids[living].tolist())
     return Contents(tuple(segment for segment in reversed(found) if segment.n_alive))
 
 

@@ -37,7 +37,8 @@ def make_parents(folder: Path) -> None:
     """The folders above this one, those that are missing; they are on the disk then."""
     missing = [parent for parent in folder.absolute().parents if not parent.exists()]
     for parent in reversed(missing):
-        make_folder(parent)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            make_folder(parent)
         flush(parent.parent)
 
 

@@ -86,6 +86,8 @@ def remove_unused(folder: Path, current: Manifest) -> None:
             if not any(name == place.name for name, _ in needed):
                 durable.remove(place)
                 continue
+            if place.is_symlink():
+                continue
             for file in place.iterdir():
                 if (place.name, file.name) not in needed:
                     durable.remove(file)
@@ -106,10 +108,13 @@ def _retired(copy: Path) -> bool:
         except PermissionError:
             return False
         return True
+    if not stat.S_ISREG(copy.lstat().st_mode):
+        if not copy.is_dir() or copy.is_symlink():
+            durable.remove(copy)  # which no writer made and no reader holds
+        return True
     descriptor = _opened(copy)
     if descriptor is None:
-        durable.remove(copy)  # a link, say, which no writer makes and no reader takes
-        return True
+        return False  # nobody knows whether it is held
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Still locked: whoever opened it before it went finds that it has no name left.

@@ -16,7 +16,7 @@ from typing import Any
 
 from hashret import __version__
 from hashret.codes import BIT_ORDER, MAX_CODE_SIZE
-from hashret.errors import IndexFormatError, IndexVersionError, damaged
+from hashret.errors import IndexFormatError, IndexVersionError, SearchError, damaged
 from hashret.index import durable
 from hashret.index.features import DTYPES, MAX_DIM, METRICS
 
@@ -104,7 +104,8 @@ def write(folder: Path, manifest: Manifest, after: Iterable[Path] = ()) -> None:
         "metrics": manifest.metrics,
         **dataclasses.asdict(manifest),
     }
-    _parse(folder / NAME, json.loads(json.dumps(content)))  # what a reader would refuse is not written
+    content = json.loads(json.dumps(content))  # as a reader will have it
+    _parse(folder / NAME, content)  # what a reader would refuse is not written
     content["checksum"] = _checksum(content)
     spelled = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     copy = copy_of(folder, manifest.generation)
@@ -145,7 +146,7 @@ def read_file(path: Path) -> Manifest:
         raise damaged(path, "it is far too large")
     try:
         spelled = path.read_bytes().decode("utf-8")
-        content = json.loads(spelled, object_pairs_hook=_named_once)
+        content = json.loads(spelled, object_pairs_hook=_named_once, parse_constant=_no_number)
         # Escapes can spell halves of characters, which no text file can hold.
         json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -171,6 +172,22 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError("a name stands twice in an object")
     return dict(pairs)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def check_model(model: dict[str, Any] | None) -> None:
+    """SearchError for what a manifest has no room for: what is no JSON, or is nested too deep."""
+    try:
+        spelled = json.loads(json.dumps(model, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SearchError(
+            f"the model cannot be written as JSON ({error}); give texts, numbers, lists and mappings"
+        ) from error
+    if _depth(spelled) > _DEEPEST_MODEL:
+        raise SearchError(f"the model is nested more than {_DEEPEST_MODEL} deep; give fewer mappings in each other")
 
 
 def _depth(value: Any) -> int:

@@ -24,7 +24,6 @@ STAMP = "hashret.stamp"
 _COLUMNS = ("row", *FIELDS, "attributes")
 _VARIABLES = 500
 """Values in one SQL statement; every SQLite takes 999."""
-_ROWS_AT_ONCE = 1 << 14
 
 
 class Records(Protocol):
@@ -131,7 +130,7 @@ class StoredRecords:
         for row, *fields, attributes in self._select(statement, [int(row) for row in rows]):
             if not all(isinstance(field, str) for field in fields):
                 raise damaged(self._path, f"the record of row {row} holds something other than text")
-            found[row] = {**self._attributes(attributes), **dict(zip(FIELDS, fields, strict=True))}
+            found[row] = {**dict(zip(FIELDS, fields, strict=True)), **self._attributes(attributes)}
         missing = [row for row in rows if row not in found]
         if missing:
             raise damaged(self._path, f"it has no record of row {missing[0]}")
@@ -160,15 +159,13 @@ class StoredRecords:
         return self._columns[name]
 
     def check(self) -> None:
-        """IndexFormatError where it does not hold one whole record for each row, or its own order of ids is wrong."""
+        """IndexFormatError where it does not hold one record for each row, or its own order of ids is wrong."""
         ((n_lines, n_rows),) = self._execute("SELECT COUNT(*), COUNT(DISTINCT row) FROM records")
         if n_lines != self._n_rows or n_rows != self._n_rows:
             raise damaged(self._path, f"it has {n_lines} records of {n_rows} rows, expected {self._n_rows}")
         ((found,),) = self._execute("PRAGMA integrity_check(1)")
         if found != "ok":
             raise damaged(self._path, f"SQLite says: {found}")
-        for start in range(0, self._n_rows, _ROWS_AT_ONCE):
-            self.at(range(start, min(start + _ROWS_AT_ONCE, self._n_rows)))
 
     def _row(self, row: Any) -> int:
         if not isinstance(row, int) or not 0 <= row < self._n_rows:
@@ -216,12 +213,11 @@ class StoredRecords:
             raise damaged(self._path, f"SQLite says: {error}") from error
 
 
-def _is_text(name: str) -> bool:
+def _is_text(name: object) -> bool:
     try:
-        name.encode()
+        return isinstance(name, str) and bool(name.encode() or True)
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _column(n_rows: int, cells: Iterable[tuple[int, Any]]) -> Column:

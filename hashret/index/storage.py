@@ -102,7 +102,8 @@ def new_manifest(
     model: dict[str, Any] | None,
     feature_metric: str = "cosine",
 ) -> Manifest:
-    """The description of an index that holds nothing yet."""
+    """The description of an index that holds nothing yet; SearchError for a model that cannot be written."""
+    manifest.check_model(model)
     return Manifest(secrets.token_hex(16), 0, 0, code_size, dim, feature_dtype, model, (), feature_metric)
 
 

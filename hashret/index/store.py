@@ -17,7 +17,7 @@ from hashret.index import damage, durable, generations, storage
 from hashret.index.base import new_segment, require_model, whole_numbers, without_replaced
 from hashret.index.contents import MOST_IDS, Contents, Ids
 from hashret.index.features import DTYPES, DTYPES_IN_WORDS, METRICS, check_dim, rows_of
-from hashret.index.manifest import Manifest
+from hashret.index.manifest import Manifest, check_model
 from hashret.index.records import Record
 from hashret.index.where import Condition
 
@@ -223,6 +223,7 @@ class Store:
         codes, features, records: as for `append`, of this code size and dim. ids: those of the rows they stand for; others of the
         index are gone. SearchError, and nothing changed, when the index is another than generation `generation` by now.
         """
+        check_model(dict(model))
         described = dataclasses.replace(self._manifest, code_size=code_size, dim=dim, model=dict(model))
         n, vectors = _checked(described, codes, features)
         segment = new_segment(n, vectors, ids, records, 0)

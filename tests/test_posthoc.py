@@ -514,7 +514,7 @@ def test_ids_are_one_a_line(tmp_path: Path) -> None:
     file.write_bytes("\ufeff하나\r\ntwo words\r\n  3 ".encode())
     assert read_ids(file, 3) == ["하나", "two words", "3"]
     for text, n, words in (
-        ("a\nb\n", 3, "2 ids for 3 embeddings"),
+        ("a\nb\n", 3, "2 ids for 3 rows"),
         ("a\n\nb\n", 3, "line 2 of"),
         ("a\nb\na\n", 3, "'a' stands twice"),
         ("", 1, "line 1 of"),

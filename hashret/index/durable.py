@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,8 @@ from filelock import FileLock, Timeout
 
 from hashret.errors import SearchError
 
+_SLOW_FLUSH = 0.002
+"""Seconds."""
 TEMPORARY = ".tmp-"
 """Prefix of names that a writer has not finished; a later writer removes them."""
 
@@ -64,12 +67,19 @@ def remove(path: Path) -> None:
 
 
 def flush(*paths: Path) -> None:
-    """Bring files and folders to the disk, all at once: a disk that takes 8 ms for one takes hardly more for five."""
-    if len(paths) == 1:
-        _flush(paths[0])
-    elif paths:
-        with ThreadPoolExecutor(len(paths)) as pool:
-            list(pool.map(_flush, paths))
+    """Bring files and folders to the disk: in turn, or all that are left at once when one was slow.
+
+    A disk that takes 8 ms for one takes hardly more for five at once. On one that takes 0.3 ms, threads gain nothing, and take
+    the processor from whoever searches meanwhile: 1.34 times the time at p95 on two cores, 1.03 in turn.
+    """
+    for done, path in enumerate(paths, 1):
+        started = time.perf_counter()
+        _flush(path)
+        left = paths[done:]
+        if left and time.perf_counter() - started > _SLOW_FLUSH:
+            with ThreadPoolExecutor(len(left)) as pool:
+                list(pool.map(_flush, left))
+            return
 
 
 def _flush(path: Path) -> None:

@@ -146,7 +146,7 @@ def read_file(path: Path) -> Manifest:
         raise damaged(path, "it is far too large")
     try:
         spelled = path.read_bytes().decode("utf-8")
-        content = json.loads(spelled, object_pairs_hook=_named_once, parse_constant=_no_number)
+        content = json.loads(spelled, object_pairs_hook=_named_once, parse_constant=no_number)
         # Escapes can spell halves of characters, which no text file can hold.
         json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -174,7 +174,8 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _no_number(name: str) -> None:
+def no_number(name: str) -> None:
+    """For json.loads: NaN and Infinity, which Python reads, are no JSON."""
     raise ValueError(f"{name} is no JSON")
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hashret.errors import SearchError, damaged
+from hashret.index.manifest import no_number
 from hashret.index.where import Column
 
 Record = dict[str, Any]
@@ -74,10 +75,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is no number, text, list or mapping of these")
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 class MemoryRecords:
@@ -174,7 +171,7 @@ class StoredRecords:
 
     def _attributes(self, text: Any) -> dict[str, Any]:
         try:
-            found = json.loads(text, parse_constant=_no_number)
+            found = json.loads(text, parse_constant=no_number)
             if "\\u" in text:
                 # Escapes can spell halves of characters, which no text file can hold.
                 json.dumps(found, ensure_ascii=False).encode()

@@ -10,6 +10,8 @@ say so.
 
 Run: python benchmarks/learning.py --cars cars.csv --weights mobilenet_v2.safetensors [--only WORDS] [--runs FOLDER]
      python benchmarks/learning.py --markdown docs/results.md     (writes the page from what was run)
+
+What the page was written from is kept beside it (docs/results.json): rows whose runs are not in --runs stay as measured then.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +61,20 @@ def main(arguments: list[str] | None = None) -> int:
         data = getattr(options, study.name)
         if data is not None:
             failed += not run_study(study, data, options)
+    record = options.markdown.with_suffix(".json") if options.markdown else None
+    kept = json.loads(record.read_text("utf-8")) if record and record.exists() else {}
+    at = described(machine.describe(PACKAGES))
+    anew = {each: outcome for study in STUDIES for each, outcome in outcomes(study, options.runs).items()}
+    measured = kept | {each: outcome | {"at": at} for each, outcome in anew.items()}
     document = {
         "question": (__doc__ or "").splitlines()[0],
-        "machine": machine.describe(PACKAGES),
-        "studies": [gathered(study, options.runs) for study in STUDIES],
+        "machines": dict(Counter(outcome["at"] for outcome in measured.values())),
+        "studies": [gathered(study, measured) for study in STUDIES],
     }
     text = as_markdown(document)
-    if options.markdown:
+    if record:
         options.markdown.write_text(text, "utf-8")
+        record.write_text(json.dumps(dict(sorted(measured.items())), indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(json.dumps(document, indent=1) if options.json else text)
     return 1 if failed else 0
 
@@ -145,39 +154,64 @@ def run_fitted(data: str, network: str, out: Path) -> bool:
 # ---- what was run ---------------------------------------------------------------------------------------------------
 
 
-def gathered(study: Study, runs: Path) -> dict[str, Any]:
-    """A study's rows with what is there of them."""
-    rows = [{**vars(recipe), **_outcome(study, recipe, runs)} for recipe in study.recipes]
+def outcomes(study: Study, runs: Path) -> dict[str, dict[str, Any]]:
+    """What lies in a folder of runs, by "study/row": of every row its scores and, of a training, how it went."""
+    found = {}
+    for recipe in study.recipes:
+        folder = runs / study.name / recipe.folder
+        if (folder / "scores.json").exists():
+            outcome = {"results": {kind(result["name"]): result for result in _scores(folder / "scores.json")}}
+            found[f"{study.name}/{recipe.folder}"] = outcome | _training(folder / "run.json")
+    for name in FITTED:
+        if (file := runs / study.name / f"{name}.json").exists():
+            found[f"{study.name}/{name}"] = {"results": {result["name"]: result for result in _scores(file)}}
+    return found
+
+
+def _scores(file: Path) -> list[dict[str, Any]]:
+    """The results of `hashret evaluate` in a file, no more of each than the page shows."""
+    return [
+        {
+            "name": result["name"],
+            "hit@1": result["scores"]["hit@1"]["expected"],
+            "hit@1_interval_95": result["hit@1_interval_95"],
+            "map@all": result["scores"]["map@all"]["expected"],
+        }
+        for result in json.loads(file.read_text("utf-8"))["results"]
+    ]
+
+
+def _training(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    run = json.loads(file.read_text("utf-8"))
+    return {
+        "seconds": run["seconds"],
+        "device": run["device"],
+        "versions": run["versions"],
+        "validation": {name: run["result"][name] for name in ("best_epoch", "best_map", "best_hit1")},
+    }
+
+
+def gathered(study: Study, measured: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A study's rows with what was measured of them: results None where nothing was."""
+    nothing: dict[str, Any] = {"results": None}
+    rows = [
+        {
+            **vars(recipe),
+            "command": command_of(study, recipe),
+            **measured.get(f"{study.name}/{recipe.folder}", nothing),
+        }
+        for recipe in study.recipes
+    ]
     return {
         "name": study.name,
         "title": study.title,
         "rule": study.rule,
         "aims": study.aims,
-        "fitted": {name: _read(runs / study.name / f"{name}.json") for name in FITTED if study.fitted},
+        "fitted": {name: measured.get(f"{study.name}/{name}") for name in FITTED if study.fitted},
         "rows": rows,
     }
-
-
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text("utf-8")) if file.exists() else None
-
-
-def _outcome(study: Study, recipe: Recipe, runs: Path) -> dict[str, Any]:
-    folder = runs / study.name / recipe.folder
-    command = command_of(study, recipe)
-    if not (folder / "scores.json").exists():
-        return {"command": command, "results": None}
-    scores = json.loads((folder / "scores.json").read_text("utf-8"))
-    outcome = {"command": command, "results": {kind(result["name"]): result for result in scores["results"]}}
-    if (folder / "run.json").exists():
-        run = json.loads((folder / "run.json").read_text("utf-8"))
-        outcome |= {
-            "seconds": run["seconds"],
-            "device": run["device"],
-            "versions": run["versions"],
-            "validation": {name: run["result"][name] for name in ("best_epoch", "best_map", "best_hit1")},
-        }
-    return outcome
 
 
 def kind(name: str) -> str:
@@ -190,15 +224,20 @@ def kind(name: str) -> str:
 # ---- the page -------------------------------------------------------------------------------------------------------
 
 
+def described(at: dict[str, Any]) -> str:
+    """A machine and its versions in a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
+    return f"{at['cpu']}, {at['cores']} cores, {versions}"
+
+
 def as_markdown(document: dict[str, Any]) -> str:
     """The page."""
-    at = document["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
+    machines = "; ".join(f"{at} ({n} rows)" for at, n in document["machines"].items())
     lines = [
         "# Results of learning",
         "",
         f"{document['question']} Written by `python benchmarks/learning.py`, whose help names the files it needs; every row "
-        f"is the training by the command shown. Page written on: {at['cpu']}, {at['cores']} cores; {versions}.",
+        f"is the training by the command shown. Scored on: {machines}.",
         "",
         "hit@1 and mAP@all are exact under ties; ± is half of the 95 % interval over queries. *activations*: the float numbers "
         "whose signs are the code, by cosine. *features*: pooled, by cosine. *two-stage*: the 100 nearest codes "
@@ -213,7 +252,9 @@ def as_markdown(document: dict[str, Any]) -> str:
                 lines += ["Not run: `python benchmarks/learning.py --only fitted`", ""]
                 continue
             lines += ["| | hit@1 | mAP@all |", "|---|---|---|"]
-            lines += [f"| {result['name']} | {_hit(result)} | {_map(result)} |" for result in scored["results"]]
+            lines += [
+                f"| {result['name']} | {_hit(result)} | {_map(result)} |" for result in scored["results"].values()
+            ]
             lines += [""]
         if study["aims"]:
             lines += _against_aims(study["rows"])
@@ -304,7 +345,7 @@ def _by_length(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _spread(found: list[dict[str, Any]], what: str, name: str) -> str:
-    values = [results[what]["scores"][name]["expected"] for results in found if what in results]
+    values = [_value(results[what], name) for results in found if what in results]
     if not values:
         return ""
     return f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
@@ -326,7 +367,7 @@ def _score(result: dict[str, Any] | None, name: str) -> str:
 
 
 def _value(result: dict[str, Any], name: str) -> float:
-    return float(result["scores"][name]["expected"])
+    return float(result[name])
 
 
 if __name__ == "__main__":

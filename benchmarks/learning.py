@@ -227,12 +227,12 @@ def kind(name: str) -> str:
 def described(at: dict[str, Any]) -> str:
     """A machine and its versions in a line."""
     versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
-    return f"{at['cpu']}, {at['cores']} cores, {versions}"
+    return f"{at['cpu']}, {at['cores']} cores; {versions}"
 
 
 def as_markdown(document: dict[str, Any]) -> str:
     """The page."""
-    machines = "; ".join(f"{at} ({n} rows)" for at, n in document["machines"].items())
+    machines = " and ".join(f"{at} ({n} rows)" for at, n in document["machines"].items())
     lines = [
         "# Results of learning",
         "",

@@ -27,7 +27,8 @@ ARROWS = {
     "following": {"data", "index", "encoding"},
     "evaluation": {"metrics", "index", "encoding"},
     "report": {"evaluation", "sheets"},
-    "cli": {"training", "evaluation", "following", "sheets", "report"},
+    "protocols": {"training", "evaluation"},
+    "cli": {"training", "evaluation", "following", "sheets", "report", "protocols"},
 }
 WITHOUT_TORCH = ("errors", "images", "codes", "hamming", "metrics", "index", "sheets")
 

@@ -30,6 +30,8 @@ COMMANDS = {
     "submit": "write the nearest other picture of every picture, one a line",
     "score": "the top-1 of such a list",
     "rethreshold": "set the thresholds of a model for pictures of a new domain",
+    "protocol": "named protocols: list, show, run",
+    "compare": "rank results of one protocol, query by query",
     "report": "one HTML page about a run: curves, bits, mistakes, suspected labels",
     "data": "make, check and look at tables of pictures",
     "runs": "list training runs with their scores",

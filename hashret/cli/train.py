@@ -61,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     code.add_argument(
         "--code-size", "--code_size", type=int, metavar="BITS", help=f"1 to 1024 (default: {default.code_size})"
     )
+    add_training_arguments(parser, code)
+    add_json_argument(parser)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, code: argparse._ArgumentGroup) -> None:
+    """Declare what decides a training besides the code size; `code` is the group about codes. Not given: None."""
+    default = TrainingOptions()
     code.add_argument(
         "--objective",
         choices=settings.OBJECTIVES,
@@ -301,7 +308,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep pictures decoded and resized in the user's cache folder, for faster epochs, the same bytes; auto: where that "
         f"takes at most half of the memory and of the free disk (default: {default.cache})",
     )
-    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -399,7 +405,7 @@ def _asked_for(args: argparse.Namespace) -> tuple[TrainingOptions, dict[str, Any
         raise UsageError(
             "no pictures named; give --data FOLDER (one folder a class), a CSV, a zip or a data set's name"
         )
-    options = TrainingOptions(**_given(args))
+    options = TrainingOptions(**given_settings(args))
     # An existing path is kept absolute, so that the run can be continued from anywhere.
     data = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
     label_map = None if args.label_map is None else str(Path(args.label_map).absolute())
@@ -427,7 +433,7 @@ def _continued(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str
     if stored["source"] is None:
         raise UsageError(f"{args.resume} was started from Python, where its pictures were given; continue it there")
     options = TrainingOptions.from_dict(stored["options"])
-    given = _given(args)
+    given = given_settings(args)
     changed = [name for name, value in given.items() if name not in _MAY_CHANGE and value != getattr(options, name)]
     changed += [name for name in ("data", "label_map", "exp_name", "on_bad") if getattr(args, name) is not None]
     if changed:
@@ -437,7 +443,7 @@ def _continued(args: argparse.Namespace) -> tuple[Run, TrainingOptions, dict[str
     return run_folder, dataclasses.replace(options, **moved), stored["source"]
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were typed, by name."""
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingOptions)}
     if values["weights"] is not None and Path(values["weights"]).is_file():

@@ -110,10 +110,12 @@ def compare(
     ks: Sequence[int] = (1, 10),
     map_cutoffs: Sequence[int | None] = (None, 10),
     measures: Sequence[str] = (),
+    several_labels: bool = False,
 ) -> list[Result]:
     """The scores of every representation: row q of each is picture q of `queries`, likewise for the gallery.
 
-    A gallery picture is relevant when its label is the query's; one without a label never is. UsageError when a
+    A gallery picture is relevant when its label is the query's; one without a label never is. several_labels: labels are parted
+    by semicolons, and one in common makes a picture relevant. UsageError when a
     query has no label or there are no queries, or representations of another number of pictures. measures: more scores by
     name (hashret.metrics.RetrievalScores); those within a radius are of codes alone.
     """
@@ -129,7 +131,8 @@ def compare(
                 f"{each.name} stands for {len(each.queries)} queries and {len(each.gallery)} gallery pictures, "
                 f"expected {len(queries)} and {len(gallery)}"
             )
-    labels = numbered(queries.labels, gallery.labels)
+    labels: tuple[NDArray[Any], NDArray[Any]]
+    labels = _several(queries, gallery) if several_labels else numbered(queries.labels, gallery.labels)
     total = len(representations) * len(queries)
     results = []
     with tqdm(total=total, desc="scoring", unit="query", disable=None, delay=2, leave=False) as bar:
@@ -139,7 +142,8 @@ def compare(
                     each.queries,
                     each.gallery,
                     each.code_size or 0,
-                    *labels,
+                    labels[0],
+                    labels[1],
                     left_out=rule.left_out(queries, gallery),
                     progress=bar.update,
                 )
@@ -158,7 +162,7 @@ def compare(
 
 def _of_rankings(
     representation: Representation,
-    labels: tuple[NDArray[np.int64], NDArray[np.int64]],
+    labels: tuple[NDArray[Any], NDArray[Any]],
     valid: Callable[[slice], NDArray[np.bool_]],
     score: Callable[..., RetrievalScores],
     progress: Callable[[int], Any],
@@ -169,6 +173,29 @@ def _of_rankings(
     parts = []
     for start in range(0, len(labels_Q), step):
         rows = slice(start, min(start + step, len(labels_Q)))
-        parts.append(score(representation.distances(rows), labels_Q[rows, None] == labels_N[None, :], valid(rows)))
+        parts.append(score(representation.distances(rows), _relevant(labels_Q[rows], labels_N), valid(rows)))
         progress(rows.stop - rows.start)
     return RetrievalScores.merge(parts)
+
+
+def _several(queries: PictureTable, gallery: PictureTable) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which classes (Q, C) and (N, C) pictures are of, the same columns for both."""
+    names = sorted(set(queries.label_matrix()[1]) | set(gallery.label_matrix()[1]))
+    column = {name: number for number, name in enumerate(names)}
+
+    def matrix(table: PictureTable) -> NDArray[np.bool_]:
+        own, own_names = table.label_matrix()
+        wide = np.zeros((len(table), len(names)), bool)
+        wide[:, [column[name] for name in own_names]] = own
+        return wide
+
+    return matrix(queries), matrix(gallery)
+
+
+def _relevant(labels_Q: NDArray[Any], labels_N: NDArray[Any]) -> NDArray[np.bool_]:
+    """Bool (Q, N): the same label, or a class in common."""
+    if labels_Q.ndim == 2:
+        shared: NDArray[np.bool_] = (labels_Q.astype(np.float32) @ labels_N.T.astype(np.float32)) > 0
+        return shared
+    same: NDArray[np.bool_] = labels_Q[:, None] == labels_N[None, :]
+    return same

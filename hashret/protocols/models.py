@@ -1,0 +1,88 @@
+"""The networks of a run of a protocol: trained by the card's recipe, where nothing changed it, or given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hashret.data.table import PictureTable
+from hashret.errors import UsageError
+from hashret.protocols.card import FLOAT, Card
+from hashret.training.loop import train
+from hashret.training.options import READ_BY, TrainingOptions
+from hashret.training.runs import RUN_FILE, Run, create_run
+
+_ENDED = ("done", "stopped early")
+_WHERE_ONLY = ("device", "workers", "cache", "keep_epochs", "seed")
+"""Settings that change no recipe."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training that a protocol asks for: what it is of (HASH or FLOAT), its settings, and what of the card's was changed."""
+
+    of: str
+    options: TrainingOptions
+    changed: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """A name for its folder and for rows of results."""
+        return FLOAT if self.of == FLOAT else f"{self.of} {self.options.code_size} bits"
+
+
+def recipes_of(
+    card: Card,
+    given: Mapping[str, Any],
+    code_sizes: tuple[int, ...],
+    of: tuple[str, ...],
+    smaller: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Recipe]:
+    """What is to be trained: the card's recipes `of` these kinds, every code size, `given` settings in place of the card's.
+
+    smaller: settings by kind that a stand-in changes, under the given ones. A setting goes to the recipes whose objective reads
+    it. UsageError for a kind that the card has no recipe of, for settings that none reads, or that make no sense together.
+    """
+    found, unread = [], set(given)
+    for each in of:
+        if each not in card.recipes:
+            raise UsageError(f"{card.name} has no recipe of {each}; it has {' and '.join(card.recipes)}")
+        asked = dict(card.recipes[each])
+        objective = given.get("objective", asked.get("objective", TrainingOptions.objective))
+        read = {name: value for name, value in given.items() if objective in READ_BY.get(name, (objective,))}
+        unread -= read.keys()
+        read = {**(smaller or {}).get(each, {}), **read}
+        changed = {name: value for name, value in read.items() if name not in _WHERE_ONLY and asked.get(name) != value}
+        for bits in (max(code_sizes),) if each == FLOAT else code_sizes:
+            found.append(Recipe(each, TrainingOptions(**{**asked, **read, "code_size": bits}), changed))
+    if unread:
+        flag = "--" + min(unread).replace("_", "-")
+        raise UsageError(f"no recipe of {card.name} that is to be trained reads {flag}; leave it out")
+    return found
+
+
+def trained(recipe: Recipe, table: PictureTable, source: Mapping[str, Any], folder: Path) -> Path:
+    """The run folder with the model of a recipe: trained now, gone on with, or as it is there already.
+
+    UsageError when the folder holds a model of other settings or pictures. KeyboardInterrupt when training was interrupted: what
+    was done is kept, and the same call goes on.
+    """
+    source = {**source, "asked": recipe.options.as_dict()}
+    run, resume = Run(folder), (folder / RUN_FILE).exists()
+    if resume:
+        stored = run.read()
+        if stored["source"] != source:
+            raise UsageError(
+                f"{folder} holds a model that was trained with other settings or pictures; choose another --out, or remove it"
+            )
+        if stored["status"] in _ENDED:
+            return folder
+    else:
+        run = create_run(folder)
+    with run.writing():
+        result = train(table, recipe.options, run, source=source, resume=resume)
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    return folder

@@ -1,0 +1,186 @@
+"""A card applied to pictures: which are learnt from, which ask, which are searched; and whether splits leak into each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hashret.data import check
+from hashret.data.releases.roles import GALLERY, in_gallery
+from hashret.data.sources import TABLE_NAME, open_source
+from hashret.data.splitting import split_unseen_classes
+from hashret.data.table import LABELS_PARTED_BY, PictureTable
+from hashret.errors import DataError
+from hashret.protocols.card import Card, Size
+
+TRAINED_ON = ("train", "val")
+SHOWN_LEAKS = 20
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pictures of a protocol: a table, and rows of it that are learnt from, that ask, and that are searched."""
+
+    table: PictureTable
+    train: Rows
+    queries: Rows
+    gallery: Rows
+
+    @property
+    def sizes(self) -> dict[str, Size]:
+        """Classes and pictures of every split."""
+        splits = np.array(self.table.splits)
+        return {
+            split: Size(len({label for label in part.labels if label}), len(part))
+            for split in sorted(set(self.table.splits) - {""})
+            for part in [self.table.select(splits == split)]
+        }
+
+    @property
+    def hash(self) -> str:
+        """sha256 in hex, the first 16 digits, of who plays which part: ids, labels and splits in order of ids, not pixels."""
+        table = self.table
+        digest = hashlib.sha256()
+        for name, split, label in sorted(zip(table.ids, table.splits, table.labels, strict=True)):
+            digest.update(f"{name}\t{split}\t{label}\n".encode())
+        for rows in (self.queries, self.gallery):
+            digest.update("\n".join(sorted(table.ids[row] for row in rows.tolist())).encode() + b"\n\n")
+        return digest.hexdigest()[:16]
+
+    def seen(self) -> NDArray[np.bool_]:
+        """Whether each query is of a class that was trained on; one of several classes, of any such class."""
+        known = {
+            label for row in self.train.tolist() for label in self.table.labels[row].split(LABELS_PARTED_BY) if label
+        }
+        asked = [self.table.labels[row].split(LABELS_PARTED_BY) for row in self.queries.tolist()]
+        return np.array([any(label in known for label in labels) for labels in asked], dtype=bool)
+
+
+def read_parts(card: Card, source: str) -> Parts:
+    """The parts of a card in a source: a folder in the release's layout, or any table that has the card's splits.
+
+    DataError where a split of the card has no labelled picture, or queries find nothing that could be right.
+    """
+    is_release = card.reader != "table" and Path(source).is_dir() and not (Path(source) / TABLE_NAME).exists()
+    table = open_source(f"{card.reader}:{source}" if is_release else source)
+    table = PREPARATIONS[card.prepared](table) if card.prepared else table
+    splits = np.array(table.splits)
+    labelled = np.array([label != "" for label in table.labels], dtype=bool)
+
+    def rows_of(names: tuple[str, ...], what: str) -> Rows:
+        chosen = in_gallery(table) if names == (GALLERY,) else np.isin(splits, names)
+        rows = np.flatnonzero(chosen & labelled)
+        if not len(rows):
+            found = ", ".join(f"{split!r} ({n:,})" for split, n in sorted(Counter(table.splits).items()) if split)
+            wanted = " or ".join(repr(name) for name in names)
+            raise DataError(
+                f"{table.name} has no labelled picture of the split {wanted}, which {card.name} {what}; it has "
+                f"{found or 'no splits'}"
+            )
+        return rows
+
+    train = rows_of(TRAINED_ON, "learns from")
+    queries = rows_of(card.queries, "asks with")
+    gallery = rows_of(card.gallery, "searches") if card.gallery else queries
+    if card.least_pictures:
+        queries, gallery = _of_large_classes(card, table, queries, gallery)
+    kept = np.unique(np.concatenate([train, queries, gallery]))
+    place = {old: new for new, old in enumerate(kept.tolist())}
+
+    def moved(rows: Rows) -> Rows:
+        return np.array([place[row] for row in rows.tolist()], dtype=np.int64)
+
+    return Parts(table.select(kept), moved(train), moved(queries), moved(gallery))
+
+
+def _of_large_classes(card: Card, table: PictureTable, queries: Rows, gallery: Rows) -> tuple[Rows, Rows]:
+    """Queries and gallery pictures whose class has enough pictures in the gallery."""
+    counts = Counter(table.labels[row] for row in gallery.tolist())
+    large = {label for label, n in counts.items() if n >= card.least_pictures}
+    queries, gallery = (
+        np.array([row for row in rows.tolist() if table.labels[row] in large], dtype=np.int64)
+        for rows in (queries, gallery)
+    )
+    if not len(queries):
+        most = max(counts.values())
+        raise DataError(
+            f"no query of {table.name} is of a class with {card.least_pictures} pictures in the gallery, which {card.name} asks "
+            f"for (the largest has {most}); add pictures, or lower it with --least-pictures"
+        )
+    return queries, gallery
+
+
+def complete(card: Card, parts: Parts) -> bool | None:
+    """Whether the splits hold as much as the release; None where the card does not say how much that is."""
+    if not card.sizes:
+        return None
+    found = parts.sizes
+    return all(found.get(split, size) == size for split, size in card.sizes.items())
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Pictures that are in two splits: exactly the same pixels, or nearly; how many, and sentences about the first."""
+
+    same: int
+    near: int
+    examples: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return dataclasses.asdict(self)
+
+
+def find_leaks(parts: Parts) -> Leaks:
+    """Every picture is decoded once. DataError for one that is missing or cannot be read: a protocol leaves none out."""
+    problems = check.check(parts.table)
+    broken = [problem for problem in problems if problem.kind in ("missing file", "unreadable picture")]
+    if broken:
+        more = f" (and {len(broken) - 1:,} more)" if len(broken) > 1 else ""
+        raise DataError(f"{broken[0].message}{more}; a protocol leaves no picture out: complete the data")
+    same = [problem.message for problem in problems if problem.kind == "same picture in two splits"]
+    near = [problem.message for problem in problems if problem.kind == "near-duplicate in two splits"]
+    return Leaks(len(same), len(near), [*same, *near][:SHOWN_LEAKS])
+
+
+# ---- what is done to an ordinary table ------------------------------------------------------------------------------
+
+
+def _has_splits(table: PictureTable) -> bool:
+    return {"train", "test"} <= set(table.splits)
+
+
+def _halves(table: PictureTable) -> PictureTable:
+    """As the table says; one without splits: the first half of the classes by name trains, the other is searched."""
+    return table if _has_splits(table) else split_unseen_classes(table, 0.5)
+
+
+def _alphabets(table: PictureTable) -> PictureTable:
+    """As the table says; one without splits: the last third of the alphabets by name, at least one, is searched."""
+    if _has_splits(table):
+        return table
+    of_row = [label.partition("/")[0] for label in table.labels]
+    names = sorted(set(of_row) - {""})
+    if len(names) < 2 or not all("/" in label for label in table.labels if label):
+        raise DataError(
+            f"{table.name} has {len(names)} alphabets, or labels that are not alphabet/character; expected two alphabets at least"
+        )
+    searched = set(names[-max(1, len(names) // 3) :])
+    splits = ["test" if name in searched else "train" if name else "" for name in of_row]
+    return dataclasses.replace(table, splits=splits)
+
+
+PREPARATIONS: Mapping[str, Callable[[PictureTable], PictureTable]] = {
+    "halves": _halves,
+    "alphabets": _alphabets,
+}

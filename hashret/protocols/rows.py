@@ -1,0 +1,117 @@
+"""What is scored side by side for each model: its codes and features, and what they have to beat.
+
+Beside a model's own rows: ITQ and LSH fitted to its features on the training pictures, the features its network had before it
+was trained, and random codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hashret.codes import bytes_per_code
+from hashret.encoding import encode_table
+from hashret.evaluation.compare import Representation
+from hashret.evaluation.controls import untrained_features
+from hashret.model.hasher import Hasher, build
+from hashret.model.projection import codes_of
+from hashret.protocols.card import FLOAT
+from hashret.protocols.parts import Parts
+from hashret.training import posthoc
+from hashret.training.options import TrainingOptions
+from hashret.training.runs import RUN_FILE, Run
+
+CODES, FEATURES, ITQ, LSH, FROZEN, RANDOM = "codes", "features", "itq", "lsh", "frozen", "random"
+CONTROLS = (ITQ, LSH, FROZEN, RANDOM)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a result: which model it is of, what stands for the pictures, and the bits of its codes."""
+
+    model: str
+    kind: str
+    representation: Representation
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of its codes; None for floats."""
+        return self.representation.code_size
+
+
+def rows_of_model(
+    name: str, of: str, hasher: Hasher, parts: Parts, code_sizes: Sequence[int], *, workplace: Path, workers: int | None
+) -> list[Row]:
+    """The rows of one model. A float model has no codes of its own; codes of `code_sizes` are fitted to its features."""
+    tested = np.union1d(parts.queries, parts.gallery)
+    everything = np.union1d(tested, parts.train)
+    encoded = encode_table(
+        hasher,
+        parts.table.select(everything),
+        what=("codes", "features"),
+        workers=workers,
+        resume_folder=workplace,
+    )
+    assert encoded.codes is not None and encoded.features is not None
+    queries, gallery, train = (
+        np.searchsorted(everything, rows) for rows in (parts.queries, parts.gallery, parts.train)
+    )
+
+    def row(kind: str, title: str, vectors: NDArray[Any], bits: int | None = None) -> Row:
+        return Row(name, kind, Representation(f"{name}: {title}", vectors[queries], vectors[gallery], bits))
+
+    rows = []
+    if of != FLOAT:
+        rows.append(row(CODES, "codes", encoded.codes, hasher.code_size))
+    rows.append(row(FEATURES, f"features, {hasher.feature_size:,} numbers", encoded.features))
+    learnt = encoded.features[train]
+    for bits in code_sizes if of == FLOAT else (hasher.code_size,):
+        principal = posthoc.principal_components(learnt, bits)
+        heads = {ITQ: posthoc.itq(principal, bits), LSH: posthoc.lsh(principal, bits)}
+        for kind, head in heads.items():
+            rows.append(row(kind, f"{kind.upper()}, {bits} bits", codes_of([head], encoded.features)[0], bits))
+    return rows
+
+
+def frozen_row(
+    hasher: Hasher, options: TrainingOptions | None, parts: Parts, *, workplace: Path, workers: int | None
+) -> Row:
+    """The features of a network as it was before it was trained: with the weights it began with, or random ones (seed 0)."""
+    tested = np.union1d(parts.queries, parts.gallery)
+    table = parts.table.select(tested)
+    if options is None or options.weights == "none":
+        features = untrained_features(hasher, table, workers=workers)
+        title = "features of an untrained network"
+    else:
+        begun = build(
+            options.backbone, 1, weights=options.weights, image_size=options.image_size, mean=options.mean, std=options.std,
+            resize=options.resize, mirror=hasher.preprocess.mirror, device=hasher.device,
+        )  # fmt: skip
+        found = encode_table(begun, table, what=("features",), workers=workers, resume_folder=workplace).features
+        assert found is not None
+        features, title = found, "features before training"
+    queries, gallery = (np.searchsorted(tested, rows) for rows in (parts.queries, parts.gallery))
+    name = f"{title}, {features.shape[1]:,} numbers"
+    return Row("", FROZEN, Representation(name, features[queries], features[gallery]))
+
+
+def random_row(parts: Parts, bits: int) -> Row:
+    """Random codes, the same for the same picture: what guessing scores."""
+    rng = np.random.default_rng(0)
+    codes = np.packbits(rng.integers(0, 2, (len(parts.table), bits), dtype=np.uint8), axis=1)
+    assert codes.shape[1] == bytes_per_code(bits)
+    return Row(
+        "", RANDOM, Representation(f"random codes, {bits} bits", codes[parts.queries], codes[parts.gallery], bits)
+    )
+
+
+def options_of(folder: Path) -> TrainingOptions | None:
+    """The settings that a model was trained with; None for a model without its run."""
+    if not (folder / RUN_FILE).is_file():
+        return None
+    return TrainingOptions.from_dict(Run(folder).read()["options"])

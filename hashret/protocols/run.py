@@ -1,0 +1,226 @@
+"""A protocol, run: pictures to parts, networks to rows, rows to scores, scores to a result."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import hashret
+from hashret.errors import UsageError
+from hashret.evaluation.compare import compare
+from hashret.evaluation.gallery import gallery_rule
+from hashret.model.device import pick_device
+from hashret.model.folder import resolve_model
+from hashret.model.hasher import Hasher
+from hashret.protocols import models, rows
+from hashret.protocols.card import FLOAT, HASH, Card, StandIn
+from hashret.protocols.parts import Leaks, Parts, find_leaks, read_parts
+from hashret.protocols.result import document_of, write_result
+from hashret.training.options import TrainingOptions
+from hashret.training.runs import RUN_FILE, Run
+
+PICTURES = "pictures.csv"
+MODELS = "models"
+STAND_IN = "turntable"
+"""The name that --data takes for a set that is drawn, and its folder in a result."""
+UNFINISHED = "unfinished"
+
+_log = logging.getLogger("hashret.protocols")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a protocol besides its pictures.
+
+    given: settings of training in place of the card's. code_sizes: of the codes; none: the card's. of: HASH, FLOAT or both.
+    models: trained models, in place of training. leaks: whether pictures in two splits are looked for first.
+    """
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+    code_sizes: tuple[int, ...] = ()
+    of: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    leaks: bool = True
+    device: str = "auto"
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model that is scored: its name in the result, what it is of, where it lies, and what the result says of its training."""
+
+    name: str
+    of: str
+    folder: Path
+    changed: Mapping[str, Any] | None
+
+
+def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[str, Any]:
+    """Run the card on the pictures of `source` into the folder `out`; what its result.json then says.
+
+    The folder keeps the table of who plays which part (pictures.csv) and the models; what was trained or encoded is not done
+    again when the same call is made after an interruption.
+    """
+    started = time.perf_counter()
+    stand_in = None
+    if source == STAND_IN and not Path(source).exists():
+        stand_in = _stand_in(card, request.device)
+        source = str(_drawn(stand_in, out / STAND_IN))
+    parts = read_parts(card, source)
+    recipes = []
+    if not request.models:
+        code_sizes = request.code_sizes or card.code_sizes
+        of, smaller = request.of or tuple(card.recipes), stand_in.recipes if stand_in else {}
+        recipes = models.recipes_of(card, request.given, code_sizes, of, smaller)
+    leaks = _leaks(parts) if request.leaks else None
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = out / PICTURES
+    parts.table.write_csv(pictures)
+    scored_models = [_given(name) for name in request.models]
+    for recipe in recipes:
+        folder = out / MODELS / f"{recipe.name.replace(' ', '')}_seed{recipe.options.seed}"
+        _log.info("%s: training %s", card.name, recipe.name)
+        asked: dict[str, Any] = {
+            "data": str(pictures.absolute()),
+            "label_map": None,
+            "skipped": [],
+            "splits_hash": parts.hash,
+        }
+        models.trained(recipe, parts.table, asked, folder)
+        scored_models.append(_Model(recipe.name, recipe.of, folder, recipe.changed))
+    workplace = out / UNFINISHED
+    compared = _rows(card, scored_models, parts, request, workplace)
+    queries, gallery = parts.table.select(parts.queries), parts.table.select(parts.gallery)
+    rule = gallery_rule(card.rule, parts.table)
+    scored = compare(
+        [row.representation for row in compared],
+        queries,
+        gallery,
+        rule,
+        ks=card.ks,
+        map_cutoffs=card.map_cutoffs,
+        measures=card.measures,
+        several_labels=card.several_labels,
+    )
+    if not scored[0].scores.n_queries:
+        raise UsageError(
+            f"no query of {parts.table.name} has a picture of its class in the gallery; nothing can be scored"
+        )
+    document = document_of(
+        card,
+        parts,
+        compared,
+        scored,
+        source=source,
+        leaks=leaks,
+        rule=rule.sentence,
+        models=[_described(model) for model in scored_models],
+        conditions=None,
+        facts={"seconds": round(time.perf_counter() - started, 1), "machine": _machine(request.device)},
+    )
+    write_result(out, document, card, parts, scored)
+    shutil.rmtree(workplace, ignore_errors=True)
+    return document
+
+
+def _stand_in(card: Card, device: str) -> StandIn:
+    """The stand-in of this card for the device that will be used. UsageError for a card without one."""
+    if not card.stand_ins:
+        raise UsageError(f"{card.name} has no stand-in that could be drawn; name its pictures with --data")
+    return card.stand_ins["cuda" if pick_device(device).type == "cuda" else "cpu"]
+
+
+def _drawn(stand_in: StandIn, folder: Path) -> Path:
+    """The folder with the stand-in's pictures; what is there of it is not drawn again."""
+    from hashret.data.turntable.generate import generate  # starts numba
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return generate(
+        folder,
+        classes=stand_in.classes,
+        test_classes=stand_in.test_classes,
+        pictures_per_class=stand_in.pictures_per_class,
+        size=(stand_in.width, stand_in.height),
+    ).parent
+
+
+def _leaks(parts: Parts) -> Leaks:
+    leaks = find_leaks(parts)
+    if leaks.same or leaks.near:
+        _log.warning(
+            "%d pictures are in two splits, %d more nearly; the first: %s", leaks.same, leaks.near, leaks.examples[0]
+        )
+    else:
+        _log.info("no picture is in two splits, not even nearly")
+    return leaks
+
+
+def _given(name: str) -> _Model:
+    """A model that was trained elsewhere; a run whose codes were never trained is a float model."""
+    folder = resolve_model(name)
+    options = rows.options_of(folder)
+    of = FLOAT if options is not None and not options.trains_codes else HASH
+    return _Model(Path(name).name, of, folder, None)
+
+
+def _rows(card: Card, given: Sequence[_Model], parts: Parts, request: Request, workplace: Path) -> list[rows.Row]:
+    """The rows of all models, then what is the same for all: the network before training, and guessing."""
+    code_sizes = request.code_sizes or card.code_sizes
+    found: list[rows.Row] = []
+    frozen: dict[tuple[Any, ...], rows.Row] = {}
+    for model in given:
+        hasher = Hasher.from_pretrained(model.folder, device=request.device)
+        options = rows.options_of(model.folder)
+        found += rows.rows_of_model(
+            model.name, model.of, hasher, parts, code_sizes, workplace=workplace, workers=request.workers
+        )
+        began = _began(options, hasher)
+        if began not in frozen:
+            frozen[began] = rows.frozen_row(hasher, options, parts, workplace=workplace, workers=request.workers)
+    bits = [row.bits for row in found if row.bits is not None]
+    return [*found, *frozen.values(), rows.random_row(parts, max(bits))]
+
+
+def _began(options: TrainingOptions | None, hasher: Hasher) -> tuple[Any, ...]:
+    """What decides a network as it was before training, so that models that began alike share a row."""
+    weights = "none" if options is None else options.weights
+    shown = {name: value for name, value in hasher.preprocess.as_dict().items() if name != "mirror"}
+    return (hasher.network.backbone_name, hasher.network.stem, weights, str(shown))
+
+
+def _described(model: _Model) -> dict[str, Any]:
+    """A model in a result."""
+    history = Run(model.folder).read() if (model.folder / RUN_FILE).is_file() else None
+    return {
+        "name": model.name,
+        "of": model.of,
+        "folder": str(model.folder),
+        "fingerprint": Hasher.from_pretrained(model.folder).fingerprint(),
+        "changed": model.changed,
+        "settings": history["options"] if history else None,
+        "seconds": history["seconds"] if history else None,
+        "result": history["result"] if history else None,
+    }
+
+
+def _machine(device: str) -> dict[str, Any]:
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "device": device,
+        "versions": {
+            "python": platform.python_version(),
+            "hashret": hashret.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }

@@ -1,0 +1,510 @@
+"""Protocol cards: what they say, who plays which part, results and their ranking."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_pictures
+from PIL import Image
+
+from hashret.data.table import PictureTable
+from hashret.errors import DataError, UsageError
+from hashret.protocols import parts as parts_of
+from hashret.protocols.card import FLOAT, HASH, Card, Size
+from hashret.protocols.cards import CARDS, find_card
+from hashret.protocols.models import recipes_of
+from hashret.protocols.parts import complete, find_leaks, read_parts
+from hashret.protocols.ranking import rank
+from hashret.protocols.result import PER_QUERY_FILE, RESULT_FILE, read_result
+from hashret.protocols.rows import CONTROLS
+from hashret.training.options import TrainingOptions
+
+SMALL = [
+    "--backbone", "squeezenet1_1", "--image-size", 32, "--epochs", 1, "--augment", "light", "--device", "cpu", "--workers", 0,
+    "--cache", "off", "--weights", "none",
+]  # fmt: skip
+UNSEEN = find_card("cars-unseen")
+
+
+def table_of(splits: str, labels: str, **attributes: list[str]) -> PictureTable:
+    """Pictures with one letter each for split (t train, v val, q query, g gallery, x test) and label."""
+    names = {"t": "train", "v": "val", "q": "query", "g": "gallery", "x": "test", "-": ""}
+    n = len(splits)
+    return PictureTable(
+        [f"p{i:02d}" for i in range(n)],
+        [f"/nowhere/{i}.png" for i in range(n)],
+        [label.strip("-") for label in labels],
+        [names[each] for each in splits],
+        attributes,
+    )
+
+
+def read(card: Card, table: PictureTable, tmp_path: Path) -> parts_of.Parts:
+    """The parts of a table, through a CSV as a user gives it."""
+    table.write_csv(tmp_path / "table.csv")
+    return read_parts(card, str(tmp_path / "table.csv"))
+
+
+# ---- cards ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=list(CARDS))
+def test_a_card_is_sound(card: Card) -> None:
+    assert card.recipes.keys() <= {HASH, FLOAT}
+    for of, recipe in card.recipes.items():
+        for bits in card.code_sizes:
+            assert TrainingOptions(**{**recipe, "code_size": bits}).code_size == bits, of
+    assert card.metric in (f"hit@{k}" for k in card.ks) or card.metric.startswith("map@")
+    assert card.reader == "table" or card.source
+    assert json.loads(json.dumps(card.as_dict())) == card.as_dict()
+    for published in card.published:
+        assert published.source and published.of in card.recipes
+        assert published.bits is None or published.bits in card.code_sizes
+
+
+def test_published_values_are_those_of_their_sources() -> None:
+    values = {name: [(each.bits, each.value) for each in CARDS[name].published] for name in ("cub-hash", "dogs-hash")}
+    assert values == {
+        "cub-hash": [(16, 0.6560), (32, 0.6911), (48, 0.6941), (64, 0.7047)],
+        "dogs-hash": [(16, 0.6883), (32, 0.7049), (48, 0.7106), (64, 0.7123)],
+    }
+    (baseline,) = CARDS["car-retrieval"].published
+    assert repr(baseline.value) == "0.8449212384573601"
+
+
+def test_the_hash_of_a_card_is_of_all_it_says() -> None:
+    assert len({card.hash for card in CARDS.values()}) == len(CARDS)
+    assert dataclasses.replace(UNSEEN, version=2).hash != UNSEEN.hash
+    assert dataclasses.replace(UNSEEN, ks=(1,)).hash != UNSEEN.hash
+    assert dataclasses.replace(UNSEEN).hash == UNSEEN.hash
+
+
+def test_a_protocol_that_is_none() -> None:
+    with pytest.raises(UsageError, match="there is no protocol 'cub_hash'; did you mean cub-hash"):
+        find_card("cub_hash")
+    with pytest.raises(UsageError, match="there are car-retrieval, compcars"):
+        find_card("zzz")
+
+
+def test_given_settings_go_to_the_recipes_that_read_them() -> None:
+    card = CARDS["car-retrieval"]
+    given = {"batch_size": 8, "classes_per_batch": 2, "epochs": 3, "seed": 4}
+    floats, *codes = recipes_of(card, given, (16, 32), (FLOAT, HASH))
+    assert (floats.name, floats.options.batch_size, floats.options.epochs) == ("float", 8, 3)
+    assert floats.changed == {"batch_size": 8, "epochs": 3}
+    assert [each.name for each in codes] == ["hash 16 bits", "hash 32 bits"]
+    assert all(each.options.classes_per_batch == 2 and each.options.seed == 4 for each in codes)
+    (smaller,) = recipes_of(card, {"epochs": 3}, (16,), (FLOAT,), {FLOAT: {"epochs": 9, "image_size": 80}})
+    assert (smaller.options.epochs, smaller.options.image_size) == (3, 80)
+    assert smaller.changed == {"epochs": 3, "image_size": 80}
+    with pytest.raises(UsageError, match="no recipe of car-retrieval that is to be trained reads --batch-size"):
+        recipes_of(card, {"batch_size": 8}, (16,), (HASH,))
+    with pytest.raises(UsageError, match="cub-hash has no recipe of float"):
+        recipes_of(CARDS["cub-hash"], {}, (16,), (FLOAT,))
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_plays_which_part(tmp_path: Path) -> None:
+    card = dataclasses.replace(UNSEEN, prepared="", queries=("query",), gallery=("train", "val"))
+    found = read(card, table_of("ttvqqg-", "aabaccc"), tmp_path)
+    assert [found.table.ids[row] for row in found.train] == ["p00", "p01", "p02"]
+    assert [found.table.ids[row] for row in found.queries] == ["p03", "p04"]
+    assert [found.table.ids[row] for row in found.gallery] == ["p00", "p01", "p02"]
+    assert found.table.ids == ["p00", "p01", "p02", "p03", "p04"]
+    assert found.seen().tolist() == [True, False]
+    assert found.sizes == {"train": Size(1, 2), "val": Size(1, 1), "query": Size(2, 2)}
+
+
+def test_a_gallery_is_what_the_table_says_is_searched(tmp_path: Path) -> None:
+    card = CARDS["multi-label"]
+    table = table_of("ttqgg", "abacb", gallery=["yes", "", "", "yes", "yes"])
+    found = read(card, table, tmp_path)
+    assert [found.table.ids[row] for row in found.gallery] == ["p00", "p03", "p04"]
+    # Without the column, the split says it.
+    plain = read(card, table_of("ttqgg", "abacb"), tmp_path)
+    assert [plain.table.ids[row] for row in plain.gallery] == ["p03", "p04"]
+
+
+def test_pictures_of_several_classes_are_seen_when_one_of_them_is(tmp_path: Path) -> None:
+    table = table_of("tqqg", "----")
+    table.labels[:] = ["a;b", "c;b", "c", "a"]
+    assert read(CARDS["multi-label"], table, tmp_path).seen().tolist() == [True, False]
+
+
+def test_small_classes_leave_the_gallery_and_their_queries_with_them(tmp_path: Path) -> None:
+    card = dataclasses.replace(UNSEEN, prepared="", queries=("query",), gallery=("train",), least_pictures=3)
+    found = read(card, table_of("tttttqqq", "aaabbabc"), tmp_path)
+    assert [found.table.labels[row] for row in found.gallery] == ["a"] * 3
+    assert [found.table.ids[row] for row in found.queries] == ["p05"]
+    assert len(found.train) == 5  # what is learnt from stays
+    with pytest.raises(DataError, match="is of a class with 4 pictures in the gallery"):
+        read(dataclasses.replace(card, least_pictures=4), table_of("tttttqqq", "aaabbabc"), tmp_path)
+
+
+def test_the_hash_of_the_parts_is_of_ids_labels_and_parts_alone(tmp_path: Path) -> None:
+    one = read(UNSEEN, table_of("ttxx", "aabb"), tmp_path)
+    moved = dataclasses.replace(one.table, paths=[f"/elsewhere/{i}" for i in range(4)])
+    assert dataclasses.replace(one, table=moved).hash == one.hash
+    shuffled = table_of("ttxx", "aabb").select([3, 1, 0, 2])
+    assert read(UNSEEN, shuffled, tmp_path).hash == one.hash
+    for splits, labels in (("tttx", "aabb"), ("ttxx", "aacc")):
+        assert read(dataclasses.replace(UNSEEN, prepared=""), table_of(splits, labels), tmp_path).hash != one.hash
+    card = dataclasses.replace(UNSEEN, gallery=("train",))
+    assert read(card, table_of("ttxx", "aabb"), tmp_path).hash != one.hash
+
+
+@pytest.mark.parametrize(
+    ("splits", "labels", "sentence"),
+    [
+        (
+            "xx",
+            "ab",
+            "no labelled picture of the split 'train' or 'val', which cars-unseen learns from; it has 'test' (2)",
+        ),
+        (
+            "tx",
+            "a-",
+            "no labelled picture of the split 'test', which cars-unseen asks with; it has 'test' (1), 'train' (1)",
+        ),
+        ("--", "ab", "no labelled picture of the split 'train'"),
+    ],
+)
+def test_parts_that_nobody_plays(splits: str, labels: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read(dataclasses.replace(UNSEEN, prepared=""), table_of(splits, labels), tmp_path)
+    assert sentence in str(error.value)
+
+
+def test_halves_and_alphabets_are_made_where_the_table_has_none(tmp_path: Path) -> None:
+    halves = read(UNSEEN, table_of("------", "aabbcc"), tmp_path)
+    assert [halves.table.labels[row] for row in halves.queries] == ["b"] * 2 + ["c"] * 2 or halves.table.labels
+    labels = ["Greek/1", "Latin/1", "Latin/2", "Tamil/1"]
+    table = dataclasses.replace(table_of("----", "abcd"), labels=labels)
+    found = read(CARDS["omniglot"], table, tmp_path)
+    assert [found.table.labels[row] for row in found.queries] == ["Tamil/1"]
+    with pytest.raises(DataError, match="has 1 alphabets, or labels that are not alphabet/character"):
+        read(CARDS["omniglot"], dataclasses.replace(table, labels=["Greek/1"] * 4), tmp_path)
+
+
+def test_whole_releases_are_told_from_others(tmp_path: Path) -> None:
+    found = read(UNSEEN, table_of("ttxx", "aabb"), tmp_path)
+    assert complete(UNSEEN, found) is None
+    whole = {"train": Size(1, 2), "test": Size(1, 2)}
+    assert complete(dataclasses.replace(UNSEEN, sizes=whole), found) is True
+    assert complete(dataclasses.replace(UNSEEN, sizes={"train": Size(1, 3)}), found) is False
+
+
+def test_leaks_are_counted_and_missing_pictures_stop(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "set" / "train", classes=2, pictures=3)
+    make_pictures(tmp_path / "set" / "test", classes=2, pictures=3, first=2)
+    card = dataclasses.replace(UNSEEN, prepared="")
+    assert find_leaks(read_parts(card, str(tmp_path / "set"))).as_dict() == {"same": 0, "near": 0, "examples": []}
+    shutil.copy(tmp_path / "set/train/class00/00.png", tmp_path / "set/test/class02/same.png")
+    noisy = np.asarray(Image.open(tmp_path / "set/train/class01/01.png")).astype(int) + 2
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "set/test/class02/near.png")
+    leaks = find_leaks(read_parts(card, str(tmp_path / "set")))
+    assert (leaks.same, leaks.near) == (1, 1)
+    assert "exactly the same picture is in 2 splits" in leaks.examples[0]
+    assert "nearly the same" in leaks.examples[1]
+    (tmp_path / "set/test/class02/00.png").write_bytes(b"")
+    with pytest.raises(DataError, match="a protocol leaves no picture out: complete the data"):
+        find_leaks(read_parts(card, str(tmp_path / "set")))
+
+
+# ---- results --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result of unseen classes, with codes of 16 bits."""
+    from hashret.cli import main
+
+    root = tmp_path_factory.mktemp("results")
+    make_pictures(root / "set" / "train", classes=5, pictures=6)
+    make_pictures(root / "set" / "test", classes=3, pictures=6, first=5)
+    words = ["protocol", "run", "cars-unseen", "--data", root / "set", "--out", root / "one", "--code-size", 16, *SMALL]
+    assert main([str(word) for word in words]) == 0
+    return root / "one"
+
+
+def test_a_result_says_what_was_done(result: Path) -> None:
+    document = read_result(result).document
+    assert document["protocol"] == UNSEEN.as_dict() and document["protocol_hash"] == UNSEEN.hash
+    assert document["leaks"] == {"same": 0, "near": 0, "examples": []}
+    assert document["data"]["queries_scored"] == document["data"]["gallery"] == 18
+    assert document["data"]["queries_of_seen_classes"] == 0
+    (model,) = document["models"]
+    assert model["name"] == "hash 16 bits" and model["settings"]["epochs"] == 1
+    assert model["changed"]["backbone"] == "squeezenet1_1" and "code_size" not in model["changed"]
+    kinds = [row["kind"] for row in document["rows"]]
+    assert kinds == ["codes", "features", "itq", "lsh", "frozen", "random"]
+    assert {kind for kind in kinds if kind in CONTROLS} == set(CONTROLS)
+    for row in document["rows"]:
+        for name in ("hit@1", "map@all"):
+            assert row["unseen"][name] == pytest.approx(row["scores"][name]["expected"])
+            assert row["seen"][name] is None and row["seen"]["n_queries"] == 0
+            low, high = row["intervals_95"][name]
+            assert low <= row["scores"][name]["expected"] <= high
+        assert "left-out-by-id" in row["scores"]["hit@1"]["signature"]
+
+
+def test_the_scores_are_those_of_evaluate(result: Path, hashret: Callable) -> None:
+    run = result / "models" / "hash16bits_seed0"
+    status, out, err = hashret(
+        "evaluate", "--model", run, "--data", result / "pictures.csv", "--split", "test", "--device", "cpu", "--workers", 0,
+        "--json",
+    )  # fmt: skip
+    assert status == 0, err
+    codes, features = json.loads(out)["results"][:2]
+    rows = read_result(result).document["rows"]
+    for name in ("hit@1", "map@all"):
+        assert rows[0]["scores"][name]["expected"] == codes["scores"][name]["expected"]
+        assert rows[1]["scores"][name]["expected"] == features["scores"][name]["expected"]
+
+
+def test_what_is_trained_is_not_trained_again(result: Path, hashret: Callable, capsys: Any) -> None:
+    before = (result / "models/hash16bits_seed0/model.safetensors").stat().st_mtime_ns
+    words = (
+        "protocol",
+        "run",
+        "cars-unseen",
+        "--data",
+        result.parent / "set",
+        "--out",
+        result,
+        "--code-size",
+        16,
+        *SMALL,
+    )
+    first = (result / RESULT_FILE).read_text()
+    status, out, err = hashret(*words, "--json")
+    assert status == 0, err
+    assert (result / "models/hash16bits_seed0/model.safetensors").stat().st_mtime_ns == before
+    again = json.loads(out)
+    assert {**again, "seconds": 0} == {**json.loads(first), "seconds": 0}
+    status, _, err = hashret(*words, "--lr", 0.5)
+    assert status == 2 and "holds a model that was trained with other settings or pictures; choose another --out" in err
+
+
+def test_an_interrupted_training_goes_on(
+    result: Path, hashret: Callable, ctrl_c_after: Callable[[int], None], tmp_path: Path
+) -> None:
+    words = (
+        "protocol",
+        "run",
+        "cars-unseen",
+        "--data",
+        result.parent / "set",
+        "--out",
+        tmp_path / "two",
+        "--code-size",
+        16,
+    )
+    ctrl_c_after(1)
+    status, _, err = hashret(*words, *SMALL)
+    assert status == 130, err
+    assert not (tmp_path / "two" / RESULT_FILE).exists()
+    status, out, err = hashret(*words, *SMALL, "--json")
+    assert status == 0, err
+    rows = read_result(result).document["rows"]
+    assert [row["scores"] for row in json.loads(out)["rows"]] == [row["scores"] for row in rows]
+
+
+def test_a_model_can_be_given(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    run = result / "models" / "hash16bits_seed0"
+    words = (
+        "protocol",
+        "run",
+        "cars-unseen",
+        "--data",
+        result.parent / "set",
+        "--model",
+        run,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+    )
+    status, out, err = hashret(*words, "--out", tmp_path / "given")
+    assert status == 0, err
+    assert "not the card's recipe" not in out
+    found, first = read_result(tmp_path / "given"), read_result(result)
+    assert [row["scores"] for row in found.document["rows"]] == [row["scores"] for row in first.document["rows"]]
+    assert found.document["models"][0]["fingerprint"] == first.document["models"][0]["fingerprint"]
+    status, _, err = hashret(*words, "--out", tmp_path / "no", "--epochs", 3)
+    assert status == 2 and "--model takes a trained model, so --epochs would change nothing" in err
+
+
+def spoil(result: Path, to: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a result whose document was changed."""
+    to.mkdir()
+    shutil.copy(result / PER_QUERY_FILE, to)
+    document = json.loads((result / RESULT_FILE).read_text())
+    change(document)
+    (to / RESULT_FILE).write_text(json.dumps(document))
+    return to
+
+
+def test_ranking_is_by_paired_differences(result: Path, hashret: Callable) -> None:
+    found = read_result(result)
+    ranked = rank([found, found], controls=True)
+    assert len(ranked) == 2 * len(found.document["rows"])
+    assert [row.score for row in ranked] == sorted((row.score for row in ranked), reverse=True)
+    numbers = {row["name"]: i for i, row in enumerate(found.document["rows"])}
+    best = found.per_query[numbers[ranked[0].name], "hit@1"]
+    rng = np.random.default_rng(0)
+    resamples = [rng.integers(0, len(best), len(best)) for _ in range(1000)]
+    for row in ranked:
+        below = best - found.per_query[numbers[row.name], "hit@1"]
+        means = [below[chosen].mean() for chosen in resamples]
+        assert row.below_first == pytest.approx(below.mean())
+        assert row.below_interval == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+        assert row.differs == (row.below_interval[0] > 0)
+    assert not any(row.kind in CONTROLS for row in rank([found]))
+    status, out, err = hashret("compare", result, result)
+    assert status == 0, err
+    assert "hash 16 bits: codes" in out and f"card {UNSEEN.hash}" in out
+    status, out, err = hashret("compare", result, "--json", "--controls", "on")
+    assert [row["name"] for row in json.loads(out)["ranking"]] == [row.name for row in rank([found], controls=True)]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda d: d.update(protocol_hash="0" * 16), "scores of different protocols cannot be ranked"),
+        (lambda d: d["protocol"].update(name="cub-unseen"), "scores of different protocols cannot be ranked"),
+        (lambda d: d.update(splits_hash="0" * 16), "of other pictures, labels or splits; run both on the same data"),
+    ],
+)
+def test_results_of_different_cards_are_not_ranked(
+    change: Callable[[dict[str, Any]], object], sentence: str, result: Path, tmp_path: Path, hashret: Callable
+) -> None:
+    other = spoil(result, tmp_path / "other", change)
+    status, out, err = hashret("compare", result, other)
+    assert (status, out) == (2, "")
+    assert sentence in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda d: d.update(format="other"), "is damaged, or of a newer version (format 'other', version 1)"),
+        (lambda d: d.update(format_version=2), "is damaged, or of a newer version"),
+        (lambda d: d["rows"].pop(), "is damaged"),
+        (lambda d: d["rows"].append(d["rows"][0]), "queries of some rows are missing"),
+        (
+            lambda d: d["rows"][0]["scores"]["hit@1"].update(expected=0.123),
+            "the queries' hit@1 are not those of 'hash 16 bits",
+        ),
+        (lambda d: d.pop("protocol"), "is damaged"),
+        (lambda d: d.update(rows=3), "is damaged"),
+    ],
+)
+def test_damaged_results_are_refused(
+    change: Callable[[dict[str, Any]], object], sentence: str, result: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as error:
+        read_result(spoil(result, tmp_path / "spoilt", change))
+    assert sentence in str(error.value)
+
+
+def test_folders_that_hold_no_result(result: Path, tmp_path: Path, hashret: Callable) -> None:
+    status, _, err = hashret("compare", tmp_path)
+    assert status == 1 and f"{tmp_path} is no result (it has no result.json)" in err
+    broken = spoil(result, tmp_path / "broken", lambda d: None)
+    for content in (b"", b"no zip", (result / PER_QUERY_FILE).read_bytes()[:100]):
+        (broken / PER_QUERY_FILE).write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read"):
+            read_result(broken)
+    (broken / RESULT_FILE).write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_result(broken)
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+
+def test_list_and_show(hashret: Callable) -> None:
+    status, out, _ = hashret("protocol", "list")
+    assert status == 0 and all(name in out for name in CARDS)
+    for name, card in CARDS.items():
+        status, out, _ = hashret("protocol", "show", name)
+        assert status == 0 and card.hash in out and card.title in out
+        status, out, _ = hashret("protocol", "show", name, "--json")
+        document = json.loads(out)
+        assert document.pop("hash") == card.hash and document == card.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["protocol"], "hashret protocol takes list, show, run, found nothing"),
+        (["protocol", "fly"], "found 'fly'"),
+        (["protocol", "show", "cub"], "there is no protocol 'cub'"),
+        (["protocol", "run", "cub-hash"], "--data SOURCE is missing"),
+        (["protocol", "run", "cub-hash", "--data", "x"], "--out RESULT is missing"),
+        (
+            ["protocol", "run", "cub-hash", "--data", "x", "--out", "y", "--arch", "resnet50"],
+            "--arch is a flag of compcars only; use",
+        ),
+        (
+            ["protocol", "run", "cub-hash", "--data", "x", "--out", "y", "--show_batch"],
+            "--show_batch is a flag of compcars only",
+        ),
+        (
+            ["protocol", "run", "compcars", "--epoch", 2, "--epochs", 3],
+            "--epoch and --epochs mean the same; give one of them",
+        ),
+        (
+            ["protocol", "run", "cub-hash", "--data", "turntable", "--out", "y"],
+            "cub-hash has no stand-in that could be drawn",
+        ),
+        (["protocol", "run", "car-retrieval", "--data", "nowhere", "--out", "y"], "nowhere"),
+    ],
+)
+def test_wrong_usage(words: list[object], sentence: str, hashret: Callable, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = hashret(*words)
+    assert status in (1, 2) and out == ""
+    assert sentence in err and err.strip().count("\n") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_labels_are_scored_as_plain_loops_do() -> None:
+    from test_evaluation import plain_scores
+
+    from hashret.evaluation.compare import Representation, compare
+    from hashret.evaluation.gallery import GalleryRule
+
+    rng = np.random.default_rng(3)
+    names = ["a", "b", "c", "d"]
+
+    def some(n: int, prefix: str) -> PictureTable:
+        labels = [";".join(sorted(rng.choice(names, rng.integers(1, 3), replace=False))) for _ in range(n)]
+        return PictureTable([f"{prefix}{i}" for i in range(n)], ["x"] * n, labels, [""] * n)
+
+    queries, gallery = some(7, "q"), some(40, "g")
+    bits = [rng.integers(0, 2, (n, 10), dtype=np.uint8) for n in (7, 40)]
+    vectors = [each.astype(np.float32) / np.linalg.norm(each, axis=1, keepdims=True) for each in bits]
+    codes = Representation("codes", *(np.packbits(each, axis=1) for each in bits), 10)
+    floats = Representation("floats", vectors[0], vectors[1])
+    found = compare([codes, floats], queries, gallery, GalleryRule("self"), several_labels=True)
+    relevant = [[bool(set(q.split(";")) & set(g.split(";"))) for g in gallery.labels] for q in queries.labels]
+    apart = (bits[0][:, None] != bits[1][None]).sum(axis=2)
+    cosine = np.float32(1) - vectors[0] @ vectors[1].T
+    for each, distances in zip(found, (apart, cosine), strict=True):
+        plain = [
+            plain_scores(list(map(float, row)), flags, [1, 10]) for row, flags in zip(distances, relevant, strict=True)
+        ]
+        scored = [scores for scores in plain if scores is not None]
+        assert each.scores["map@all"].expected == pytest.approx(np.mean([scores["map@all"] for scores in scored]))
+        assert each.scores["hit@1"].expected == pytest.approx(np.mean([scores["hit@1"] for scores in scored]))

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 SOURCE_HELP = (
     "a folder of class folders (train/val/test on top are recognised), a flat folder, a CSV (id,path,label,split,...), a "
-    "zip of either, or a torchvision data set such as CIFAR10"
+    "zip of either, a release and its folder (cub:, cub-unseen:, dogs:, compcars:, lists:, car-retrieval: or "
+    "distractors:FOLDER), or a torchvision data set such as CIFAR10"
 )
 
 

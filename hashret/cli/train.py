@@ -401,20 +401,31 @@ def _remove_unbegun(run: Run, skipped_list: Path) -> None:
 
 
 def _asked_for(args: argparse.Namespace) -> tuple[TrainingOptions, dict[str, Any]]:
+    from hashret.data.sources import split_release
+
     if args.data is None:
         raise UsageError(
             "no pictures named; give --data FOLDER (one folder a class), a CSV, a zip or a data set's name"
         )
     options = TrainingOptions(**given_settings(args))
     # An existing path is kept absolute, so that the run can be continued from anywhere.
-    data = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
+    release = split_release(args.data)
+    if release is not None:
+        data = f"{release[0]}:{release[1]}"
+    else:
+        data = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
     label_map = None if args.label_map is None else str(Path(args.label_map).absolute())
     return options, {"data": data, "label_map": label_map}
 
 
 def _name(args: argparse.Namespace, code_size: int) -> str:
     """The run's name: --exp-name, or made of the data's name and the code size."""
+    from hashret.data.sources import split_release
+
     if args.exp_name is None:
+        release = split_release(args.data)
+        if release is not None:
+            return f"{release[0]}_{Path(os.path.abspath(release[1])).name}_{code_size}"  # noqa: PTH100
         data = Path(os.path.abspath(args.data.removeprefix("torchvision:")))  # noqa: PTH100  Path keeps ".." as it is
         return f"{data.name if data.is_dir() else data.stem}_{code_size}"
     name: str = args.exp_name

@@ -1,12 +1,13 @@
-"""Every source of pictures, opened by one name: a folder, a CSV, a zip of either, or a data set of torchvision's."""
+"""Every source of pictures, opened by one name: a folder, a CSV, a zip of either, a release, or a data set of torchvision's."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from hashret.data.folders import files_below
 from hashret.data.layout import read_layout, shared_top
+from hashret.data.releases import READERS, open_release
 from hashret.data.table import PictureTable, decode_csv, nfc
 from hashret.data.torchvision_sets import find_set, open_set
 from hashret.errors import DataError
@@ -25,7 +26,8 @@ def open_source(
     """The pictures of a source as a table, in an order that is the same on every machine.
 
     spec: a folder of class folders (split folders on top are recognised), a flat folder, a folder with a table.csv, a
-    CSV, a zip of any of these, or a data set of torchvision's by name ("CIFAR10", "torchvision:CIFAR10"), which is
+    CSV, a zip of any of these, a published data set in the layout of its release ("cub:CUB_200_2011", a name of
+    releases.READERS and a folder), or a data set of torchvision's by name ("CIFAR10", "torchvision:CIFAR10"), which is
     downloaded into the cache folder on first use. A path that exists wins over a name.
     label_map: a CSV that merges labels (see PictureTable.with_label_map).
     allow_duplicates: let ids occur twice (only for a table that is to be checked).
@@ -50,12 +52,28 @@ def _open(spec: str, allow_duplicates: bool) -> PictureTable:
             return _open_zip(path, allow_duplicates)
         kind = "a single picture" if is_picture_name(path) else f"a {suffix or 'nameless'} file"
         raise DataError(f"{spec} is {kind}; expected a folder of pictures, a CSV or a zip")
+    release = split_release(spec)
+    if release is not None:
+        return open_release(*release)
     if find_set(spec) is not None:
         return open_set(spec)
     raise DataError(
         f"there is no folder, CSV, zip or data set {spec!r}; check the path, or name a data set of torchvision's such "
-        "as CIFAR10"
+        f"as CIFAR10, or a release and its folder, such as cub:FOLDER ({', '.join(READERS)})"
     )
+
+
+def split_release(spec: str) -> tuple[str, Path] | None:
+    """("cub", the absolute path of CUB_200_2011) for "cub:CUB_200_2011"; None for all that names no release.
+
+    A path that exists under the whole spelling wins. DataError when no folder is named.
+    """
+    name, colon, folder = spec.partition(":")
+    if not colon or name not in READERS or Path(spec).exists():
+        return None
+    if not folder:
+        raise DataError(f"{spec!r} names no folder; expected {name}:FOLDER, the folder that the release unpacks to")
+    return name, Path(folder).expanduser().absolute()
 
 
 def _open_folder(folder: Path, allow_duplicates: bool) -> PictureTable:
@@ -64,49 +82,8 @@ def _open_folder(folder: Path, allow_duplicates: bool) -> PictureTable:
         table.name = folder.name
         return table
     root = str(folder.absolute())
-    names = sorted(_pictures_below(root, "", frozenset()), key=lambda name: (nfc([name]), name))
+    names = sorted(files_below(root, is_picture_name), key=lambda name: (nfc([name]), name))
     return _table(names, [f"{root}{os.sep}{name}" for name in names], folder.name or str(folder), str(folder))
-
-
-def _pictures_below(root: str, below: str, parents: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Relative names ("a/b.jpg") of all pictures, links followed; a folder that leads back to itself is left out."""
-    here = f"{root}{os.sep}{below}"
-    try:
-        status = Path(here).stat()
-        with os.scandir(here) as entries:
-            listed = list(entries)
-    except OSError as error:
-        raise DataError(f"the folder {here} cannot be listed ({error.strerror}); check its permissions") from error
-    itself = (status.st_dev, status.st_ino)
-    if itself in parents:
-        return
-    for entry in listed:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        if not entry.name.isascii():
-            _require_unicode(entry.name, here)
-        # A link that leads nowhere, or to itself, stays in the table, so that it is reported and not passed over.
-        if _is_folder(entry):
-            yield from _pictures_below(root, f"{below}{entry.name}/", parents | {itself})
-        elif is_picture_name(entry.name):
-            yield below + entry.name
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _require_unicode(name: str, folder: str) -> None:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{os.fsencode(name)!r} in {folder.encode('utf-8', 'replace').decode()} is no Unicode name (an old encoding "
-            "such as cp949?); rename it to UTF-8, for instance with convmv"
-        ) from error
 
 
 def _open_zip(path: Path, allow_duplicates: bool) -> PictureTable:

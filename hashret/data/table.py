@@ -200,14 +200,14 @@ class PictureTable:
         def locate(written: str) -> str:
             return os.path.join(folder, written)  # noqa: PTH118  a Path for each of a million rows takes seconds
 
-        return cls.parse_csv(_text(source), str(path), locate, allow_duplicates=allow_duplicates)
+        return cls.parse_csv(read_text(source), str(path), locate, allow_duplicates=allow_duplicates)
 
     @classmethod
     def parse_csv(
         cls, text: str, name: str, locate: Callable[[str], str], *, allow_duplicates: bool = False
     ) -> PictureTable:
         """The table in a CSV's text; `locate` turns a path as written into one that can be opened."""
-        header, columns = _parse(text, name)
+        header, columns = parse_columns(text, name)
         for required in ("id", "path"):
             if required not in header:
                 raise DataError(
@@ -218,7 +218,7 @@ class PictureTable:
         fields = dict(zip(header, columns, strict=True))
         for required in ("id", "path"):
             if "" in fields[required]:
-                line = _line(text, fields[required].index(""))
+                line = line_of(text, fields[required].index(""))
                 raise DataError(f"{name}, line {line}: the {required} is empty; give every picture one")
         table = cls(
             ids=fields["id"],
@@ -264,8 +264,8 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises DataError when the columns are others, or one label is given two classes.
     """
     name = str(path)
-    text = _text(Path(path))
-    header, columns = _parse(text, name)
+    text = read_text(Path(path))
+    header, columns = parse_columns(text, name)
     for old, new in LABEL_MAP_COLUMNS:
         if old in header and new in header:
             break
@@ -277,7 +277,7 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, str]:
         label, merged = label.strip(), merged.strip()
         if mapping.setdefault(label, merged) != merged:
             raise DataError(
-                f"{name}, line {_line(text, row)}: {label!r} is mapped to {merged!r} and, above, to {mapping[label]!r}"
+                f"{name}, line {line_of(text, row)}: {label!r} is mapped to {merged!r} and, above, to {mapping[label]!r}"
             )
     return mapping
 
@@ -287,7 +287,8 @@ def _some(labels: Iterable[str], most: int = 3) -> str:
     return ", ".join(repr(label) for label in names[:most]) + (", ..." if len(names) > most else "") or "no labels"
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises DataError when it is missing, cannot be read or is no UTF-8."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -308,8 +309,8 @@ def decode_csv(content: bytes, name: str) -> str:
         ) from error
 
 
-def _parse(text: str, name: str) -> tuple[list[str], list[list[str]]]:
-    """(header, columns); core column names in lower case, blank lines left out."""
+def parse_columns(text: str, name: str) -> tuple[list[str], list[list[str]]]:
+    """(header, columns) of a CSV's text; core column names in lower case, blank lines left out. DataError when it is none."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns: list[list[str]] = []
     ragged: list[str] | None = None
@@ -340,12 +341,12 @@ def _parse(text: str, name: str) -> tuple[list[str], list[list[str]]]:
         raise DataError(f"{name}: the column {twice[0]!r} occurs twice; rename or remove one")
     if ragged is not None:
         raise DataError(
-            f"{name}, line {_line(text, n_rows)}: found {len(ragged)} fields, expected {len(header)} as in the first line"
+            f"{name}, line {line_of(text, n_rows)}: found {len(ragged)} fields, expected {len(header)} as in the first line"
         )
     return header, columns
 
 
-def _line(text: str, row: int) -> int:
+def line_of(text: str, row: int) -> int:
     """The line of a CSV on which a row (counted from 0, without header and blank lines) ends."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     next(reader)

@@ -188,6 +188,19 @@ def add_training_arguments(parser: argparse.ArgumentParser, code: argparse._Argu
         "--weights", metavar="imagenet|none|FILE", help=f"where the backbone starts (default: {default.weights})"
     )
     model.add_argument(
+        "--pooling",
+        choices=settings.POOLINGS,
+        help="how the last feature map becomes one vector; gem: the generalised mean, whose exponent is learned "
+        f"(default: {default.pooling})",
+    )
+    model.add_argument(
+        "--project",
+        type=int,
+        metavar="N",
+        help="features are a learned linear function of what is pooled, N numbers; 0: what is pooled "
+        f"(default: {default.project})",
+    )
+    model.add_argument(
         "--image-size", type=int, metavar="PX", help=f"side of the network's input (default: {default.image_size})"
     )
     model.add_argument(

@@ -28,11 +28,18 @@ def pixel_vectors(table: PictureTable) -> NDArray[np.float32]:
 
 
 def untrained_features(hasher: Hasher, table: PictureTable, *, workers: int | None = None) -> NDArray[np.float32]:
-    """Pooled features, float32 (N, D), of a network of the same architecture with random weights (seed 0)."""
+    """Features, float32 (N, D), of a network of the same architecture with random weights (seed 0)."""
     network = hasher.network
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        untrained = HashNet(network.backbone_name, 1, image_size=network.image_size, stem=network.stem)
+        untrained = HashNet(
+            network.backbone_name,
+            1,
+            image_size=network.image_size,
+            stem=network.stem,
+            pooling=network.pooling,
+            project=network.project,
+        )
     control = Hasher(untrained, hasher.preprocess, device=hasher.device)
     features_ND = encode_table(control, table, what=("features",), workers=workers).features
     assert features_ND is not None

@@ -128,6 +128,23 @@ def longest(rows: Rows, dtype: str, dim: int, metric: str) -> float:
     return greatest * (1 + (dim + 16) * _ULP) + float(np.sqrt(dim)) * 2**-60
 
 
+def checked_longest(vectors_ND: npt.NDArray[Any]) -> float:
+    """`longest` for inner_product, of float vectors that nobody has checked yet; SearchError as in `rows_of`."""
+    dim = vectors_ND.shape[1]
+    greatest = 0.0
+    step = max(1, _BLOCK_VALUES // dim)
+    for start in range(0, len(vectors_ND), step):
+        some = vectors_ND[start : start + step]
+        with np.errstate(over="ignore", invalid="ignore"):
+            wide = some.astype(np.float32)
+            squares = np.einsum("nd,nd->n", wide, wide)
+        # NaN, infinity and what is too long show in the sums, which rounding may have made a little larger, too.
+        if not (squares < LONGEST**2 / 2).all():
+            _prepared(some, "inner_product", start)
+        greatest = max(greatest, longest(some, str(some.dtype), dim, "inner_product"))
+    return greatest
+
+
 def errors(longest_row: float, query_lengths_Q: npt.NDArray[np.float64], dim: int) -> npt.NDArray[np.float32]:
     """At least how far a float32 product of a row and each query is from their similarity, in any order of summation.
 

@@ -14,11 +14,15 @@ which leaves 8x8 of a 32-px picture. `stem="small"` undoes that:
 | ShuffleNet V2 | the first convolution has stride 1, no max-pooling |
 | MobileNet V2/V3, EfficientNet, MNASNet, RegNet | the first convolution has stride 1 |
 | AlexNet, ConvNeXt, GoogLeNet, Inception, MaxViT, SqueezeNet, Swin, VGG, ViT | as it is |
+
+`pooling="gem"` puts the generalised mean in the place of the average over the last feature map, where a layer of its own
+computes that: ResNet and its kin, RegNet, MobileNet V3, EfficientNet, ConvNeXt, Swin, GoogLeNet, Inception, MaxViT, SqueezeNet.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +30,7 @@ import torch
 from torch import nn
 
 from hashret.errors import UsageError
+from hashret.model.pooling import POOLINGS, GeM, last_pooling
 
 SMALL_PICTURE_PX = 64
 STEMS = ("standard", "small")
@@ -37,11 +42,15 @@ _STRIDE_ONLY = ("mobilenet", "efficientnet", "mnasnet", "regnet")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network from (N, 3, H, W) to (N, feature_size), and the name of the layer that was cut off."""
+    """A network from (N, 3, H, W) to (N, feature_size), and the name of the layer that was cut off.
+
+    `fresh`: names of parameters that torchvision's network has not, so that no weights file needs to hold them.
+    """
 
     module: nn.Module
     feature_size: int
     classifier: str
+    fresh: Sequence[str] = ()
 
 
 def backbone_names() -> list[str]:
@@ -57,12 +66,15 @@ def has_small_stem(name: str) -> bool:
     return name.startswith((*_SEVEN_BY_SEVEN, *_POOL_AFTER_STEM, *_STRIDE_ONLY))
 
 
-def make_backbone(name: str, image_size: int = 224, stem: str = "standard", *, initialise: bool = True) -> Backbone:
+def make_backbone(
+    name: str, image_size: int = 224, stem: str = "standard", pooling: str = "average", *, initialise: bool = True
+) -> Backbone:
     """The backbone called `name`, with random weights from torch's generator, in train mode.
 
     `image_size` (pixels) matters to networks built for one size (ViT, MaxViT). `stem` is "standard" or "small" (see the
-    table above). `initialise=False` allows cheaper starting values where weights will be loaded anyway. UsageError for
-    an unknown name or a size the network cannot have.
+    table above), `pooling` "average" (whatever torchvision has there) or "gem". `initialise=False` allows cheaper starting
+    values where weights will be loaded anyway. UsageError for an unknown name, a size the network cannot have, and GeM where
+    no layer averages the last feature map.
     """
     from torchvision import models
 
@@ -75,6 +87,8 @@ def make_backbone(name: str, image_size: int = 224, stem: str = "standard", *, i
         )
     if stem not in STEMS:
         raise UsageError(f"stem is {stem!r}; it can be {' or '.join(STEMS)}")
+    if pooling not in POOLINGS:
+        raise UsageError(f"pooling is {pooling!r}; it can be {' or '.join(POOLINGS)}")
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         # The auxiliary classifiers only serve training on class labels.
@@ -91,7 +105,16 @@ def make_backbone(name: str, image_size: int = 224, stem: str = "standard", *, i
     if stem == "small":
         _shrink_stem(name, module)
     classifier, feature_size = _cut_classifier(module)
-    return Backbone(module, feature_size, classifier)
+    if pooling == "average":
+        return Backbone(module, feature_size, classifier)
+    place = last_pooling(module)
+    if place is None:
+        raise UsageError(
+            f"{name} has no layer that averages its last feature map, which GeM could take the place of; take a backbone that "
+            "has (resnet50, regnet_y_400mf, efficientnet_b0 ...), or leave --pooling gem out"
+        )
+    _replace(module, place, GeM())
+    return Backbone(module, feature_size, classifier, [f"{place}.p"])
 
 
 def check_image_size(name: str, module: nn.Module, feature_size: int, image_size: int) -> None:

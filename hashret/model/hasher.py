@@ -84,7 +84,11 @@ class Hasher:
     @property
     def config(self) -> dict[str, Any]:
         """What config.json says: a new dictionary at every call."""
-        head = self.network.head
+        network, head = self.network, self.network.head
+        # Versions 1 and 2 know neither, and their readers no model with either.
+        added: dict[str, Any] = {"pooling": network.pooling} if network.pooling != "average" else {}
+        added |= {"projection": network.project} if network.project else {}
+        version = 3 if added else 1 if isinstance(head, HashHead) and not self.preprocess.mirror else 2
         described: dict[str, Any] = (
             {"activation": {"name": head.activation, "beta": head.beta}}
             if isinstance(head, HashHead)
@@ -92,11 +96,12 @@ class Hasher:
         )
         return {
             "format": model_folder.FORMAT,
-            "format_version": 1 if isinstance(head, HashHead) and not self.preprocess.mirror else 2,
+            "format_version": version,
             "hashret_version": hashret.__version__,
             "architecture": {
-                "backbone": self.network.backbone_name,
-                "stem": self.network.stem,
+                "backbone": network.backbone_name,
+                "stem": network.stem,
+                **added,
                 "feature_size": self.feature_size,
                 "weights": self.weights,
             },
@@ -135,7 +140,7 @@ class Hasher:
         return self.run(pictures, batch_size)[0]
 
     def features(self, pictures: Pictures, batch_size: int = 32) -> npt.NDArray[np.float32]:
-        """Pooled features of length 1 (L2), float32 (N, feature_size); a zero vector stays zero."""
+        """Features of length 1 (L2), float32 (N, feature_size); a zero vector stays zero."""
         return self.run(pictures, batch_size)[1]
 
     def run(self, pictures: Pictures, batch_size: int = 32) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -248,6 +253,8 @@ def build(
     *,
     weights: str | Path = "none",
     image_size: int = 224,
+    pooling: str = "average",
+    project: int = 0,
     activation: str = "tanh",
     beta: float = 1.0,
     head: str = "hash",
@@ -268,7 +275,8 @@ def build(
     model (folder, run, RUN@3), whose head is kept if it has the same code size. What was loaded and what was not is logged
     (logger "hashret.model", INFO). `mean` and `std` are needed where a file does not state them, and win where it does.
     `stem` "auto" takes the small-picture stem for pictures of 64 px and under when the weights are "none"; given weights
-    keep the stem they were trained with. UsageError for options that cannot be, ModelError for weights that cannot be had.
+    keep the stem they were trained with. `pooling` "gem" and `project` (numbers of a feature vector, 0 for what is pooled) start
+    anew, but from a model that has the same. UsageError for options that cannot be, ModelError for weights that cannot be had.
     """
     source, start_model = str(weights), None
     if source not in ("none", "imagenet") and not _is_weights_file(source):
@@ -285,6 +293,8 @@ def build(
         code_size,
         image_size=image_size,
         stem=stem,
+        pooling=pooling,
+        project=project,
         activation=activation,
         beta=beta,
         head=head,
@@ -318,7 +328,7 @@ def build(
     if chosen_mean is None or chosen_std is None:
         raise UsageError("the weights do not say how their pictures were normalised; give --mean and --std")
     preprocess = Preprocess(image_size, resize, interpolation, tuple(chosen_mean), tuple(chosen_std), mirror)  # type: ignore[arg-type]
-    check_image_size(backbone, network.backbone, network.feature_size, image_size)
+    check_image_size(backbone, network.backbone, network.pooled_size, image_size)
     if stem == "small":
         _log.info("%s has the stem for small pictures (%d px)", backbone, image_size)
     return Hasher(network, preprocess, weights=label, device=device)
@@ -331,29 +341,41 @@ def _is_weights_file(source: str) -> bool:
 
 def _load(network: HashNet, tensors: dict[str, torch.Tensor], source: str) -> None:
     weight_sources.load_backbone(
-        network.backbone, tensors, name=network.backbone_name, classifier=network.classifier, source=source
+        network.backbone,
+        tensors,
+        name=network.backbone_name,
+        classifier=network.classifier,
+        source=source,
+        fresh=network.fresh_in_backbone,
     )
 
 
 def _start_from_model(
     network: HashNet, where: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]
 ) -> weight_sources.Normalisation:
-    """(mean, std) of model `where`, whose tensors are in `network` now; its head too, if the code size is the same."""
+    """(mean, std) of model `where`, whose tensors are in `network` now; its projection and head too, if they are of one size."""
     stored = _from_config(where, config)
     if stored.network.backbone_name != network.backbone_name:
         raise UsageError(
             f"{where} has the backbone {stored.network.backbone_name}, not {network.backbone_name}; give --backbone "
             f"{stored.network.backbone_name}"
         )
-    _load(
-        network, {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}, str(where)
-    )
+    _load(network, _part(tensors, "backbone."), str(where))
+    same_features = stored.network.project == network.project
+    if network.projection is not None and same_features:
+        network.projection.load_state_dict(_part(tensors, "projection."))
+    elif not same_features:
+        theirs, ours = (
+            f"projects to {each}" if each else "does not project" for each in (stored.network.project, network.project)
+        )
+        _log.info("%s %s, this network %s: what comes after the backbone starts at random", where, theirs, ours)
+        return stored.preprocess.mean, stored.preprocess.std
     if not isinstance(network.head, HashHead):
         return stored.preprocess.mean, stored.preprocess.std  # its codes are fitted anew
     if not isinstance(stored.network.head, HashHead):
         _log.info("the codes of %s were fitted to features; a new hash head starts at random", where)
     elif stored.code_size == network.code_size:
-        network.head.load_state_dict({k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")})
+        network.head.load_state_dict(_part(tensors, "head."))
         _log.info("the hash head of %s was loaded, %d bits", where, network.code_size)
     else:
         _log.info(
@@ -363,6 +385,11 @@ def _start_from_model(
             network.code_size,
         )
     return stored.preprocess.mean, stored.preprocess.std
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _stored_stem(config: dict[str, Any]) -> str:
@@ -391,6 +418,8 @@ def _from_config(where: Path, config: dict[str, Any]) -> Hasher:
                 config["code_size"],
                 image_size=preprocess.image_size,
                 stem=architecture["stem"],
+                pooling=architecture.get("pooling", "average") if version > 2 else "average",
+                project=architecture.get("projection", 0) if version > 2 else 0,
                 activation=activation["name"],
                 beta=float(activation["beta"]),
                 head=head,

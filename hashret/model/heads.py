@@ -1,4 +1,4 @@
-"""Heads: pooled features to logits. One is trained, with activations in place of the sign; one is fitted afterwards."""
+"""Heads: features to logits. One is trained, with activations in place of the sign; one is fitted afterwards."""
 
 from __future__ import annotations
 

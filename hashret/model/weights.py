@@ -12,6 +12,7 @@ import logging
 import pickle
 import urllib.error
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,19 @@ def normalisation_of(metadata: dict[str, str], file: Path) -> Normalisation | No
 
 
 def load_backbone(
-    backbone: nn.Module, tensors: dict[str, torch.Tensor], *, name: str, classifier: str, source: str
+    backbone: nn.Module,
+    tensors: dict[str, torch.Tensor],
+    *,
+    name: str,
+    classifier: str,
+    source: str,
+    fresh: Collection[str] = (),
 ) -> LoadReport:
     """Loads `tensors` into `backbone` (float32) and tells what was done; `name` and `source` are for messages.
 
-    Every tensor of the backbone must be there in its shape, except BatchNorm's counters; ModelError otherwise. Position
-    embeddings of a ViT made for another picture size are interpolated, as torchvision does.
+    Every tensor of the backbone must be there in its shape, except BatchNorm's counters and those named in `fresh`, which
+    then stay as they are; ModelError otherwise. Position embeddings of a ViT made for another picture size are
+    interpolated, as torchvision does.
     """
     wanted = backbone.state_dict()
     found = _without_prefix(tensors, wanted)
@@ -122,7 +130,7 @@ def load_backbone(
     if position in wanted and position in found and found[position].shape != wanted[position].shape:
         found[position] = _resized_positions(found[position], wanted[position], source)
         notes.append(f"position embeddings interpolated to {wanted[position].shape[1] - 1} patches")
-    missing = [key for key in wanted if key not in found and not key.endswith(_OPTIONAL)]
+    missing = [key for key in wanted if key not in found and key not in fresh and not key.endswith(_OPTIONAL)]
     if missing:
         raise ModelError(
             f"{source} lacks {len(missing)} of the {len(wanted)} tensors of {name} (the first is {missing[0]}); "
@@ -142,6 +150,7 @@ def load_backbone(
     dropped = sorted(key for key in found if key not in wanted)
     if any(key.startswith(f"{classifier}.") for key in dropped):
         notes.append(f"a new head takes the place of its classifier ({classifier})")
+    notes += [f"{key} starts anew" for key in wanted if key in fresh and key not in found]
     report = LoadReport(source, sum(key in found for key in wanted), dropped, notes)
     _log.info("%s", report)
     return report

@@ -458,6 +458,8 @@ def _build_hasher(options: TrainingOptions, split: TrainingSplit) -> Hasher:
         backbone=options.backbone,
         code_size=options.code_size,
         weights=options.weights,
+        pooling=options.pooling,
+        project=options.project,
         image_size=options.image_size,
         resize=options.resize,
         mirror=options.mirror == "always",

@@ -17,16 +17,21 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer whose groups learn at rates of their own; the last group is `fresh`, the head and all else that starts anew.
 
+    What of the backbone is in `fresh` (the exponent of GeM) is not in its stages.
+
     The backbone's last stage learns at `lr`, each one before it at `layer_decay` times the rate of the next: early layers of
     a pretrained network are general already. `fresh` learns at `lr × head_lr_factor`. Source of the rates: Howard and
     Ruder, "Universal Language Model Fine-tuning for Text Classification", 2018 (discriminative fine-tuning).
     """
+    fresh = list(fresh)
+    anew = set(map(id, fresh))
     stages = stages_of(backbone) if options.layer_decay < 1 else [list(backbone.parameters())]
+    stages = [left for stage in stages if (left := [each for each in stage if id(each) not in anew])]
     groups: list[dict[str, Any]] = [
         {"params": stage, "lr": options.lr * options.layer_decay ** (len(stages) - 1 - i)}
         for i, stage in enumerate(stages)
     ]
-    groups.append({"params": list(fresh), "lr": options.lr * options.head_lr_factor})
+    groups.append({"params": fresh, "lr": options.lr * options.head_lr_factor})
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=options.weight_decay)
     if options.optimizer == "adam":

@@ -25,6 +25,7 @@ RESIZES = ("squash", "crop", "pad")
 AMP = ("auto", "on", "off")
 CACHES = ("auto", "on", "off")
 HEAD_STARTS = ("itq", "random")
+POOLINGS = ("average", "gem")
 MIRRORS = ("always", "training", "never")
 
 OF_PAIRS = ("triplet", "dtsh")
@@ -73,6 +74,8 @@ class TrainingOptions:
     head_start: str = "itq"
     backbone: str = "resnet18"
     weights: str = "none"
+    pooling: str = "average"
+    project: int = 0
     activation: str = "tanh"
     image_size: int = 224
     resize: str = "squash"
@@ -126,6 +129,7 @@ class TrainingOptions:
             ("--cache", self.cache, CACHES),
             ("--head-start", self.head_start, HEAD_STARTS),
             ("--mirror", self.mirror, MIRRORS),
+            ("--pooling", self.pooling, POOLINGS),
         ):
             if name not in allowed:
                 raise UsageError(f"{flag} is {name!r}; choose one of {', '.join(allowed)}")
@@ -136,6 +140,7 @@ class TrainingOptions:
             ("--batch-size", self.batch_size, 2),
             ("--image-size", self.image_size, 16),
             ("--patience", self.patience, 0),
+            ("--project", self.project, 0),
             ("--weight-decay", self.weight_decay, 0),
             ("--warmup", self.warmup, 0),
             ("--step-epochs", self.step_epochs, 1),

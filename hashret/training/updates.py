@@ -51,7 +51,7 @@ class Updater:
         self.backbone = torch.compile(self.network.backbone) if options.compile else self.network.backbone
         self.steps = options.epochs * steps_an_epoch
         self.optimizer = build_optimizer(
-            options, self.network.backbone, [*self.network.head.parameters(), *self.objective.parameters()]
+            options, self.network.backbone, [*self.network.fresh_parameters(), *self.objective.parameters()]
         )
         self.schedule = build_schedule(self.optimizer, options, steps_an_epoch)
         self.autocast = _autocast_dtype(options.amp, device)
@@ -100,7 +100,7 @@ class Updater:
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:
-        """Pooled features (D, F) of pixels as the backbone gives them outside training, in float32."""
+        """Features (D, F) of pixels as the network gives them outside training, in float32."""
         self.network.eval()
         return self.pooled(pixels).float()
 
@@ -115,10 +115,9 @@ class Updater:
         return Outputs(logits_DK, self.network.activate(logits_DK), features_DF.float())
 
     def pooled(self, pixels: Tensor) -> Tensor:
-        """Pooled features (D, F) of pixels."""
+        """Features (D, F) of pixels: pooled, and projected where the network does."""
         pictures = self.hasher.preprocess.normalise(pixels.to(self.device, non_blocking=True))
-        features_DF: Tensor = self.backbone(pictures.contiguous(memory_format=torch.channels_last))
-        return features_DF
+        return self.network.features_of(self.backbone(pictures.contiguous(memory_format=torch.channels_last)))
 
     def gradient_norm(self) -> float:
         """The L2 norm of all gradients, which are scaled down to `--clip` where it is larger."""

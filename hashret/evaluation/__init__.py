@@ -2,6 +2,8 @@
 
 gallery.py   which gallery pictures count for which query
 compare.py   representations of the same pictures, scored side by side
+curves.py    hit, recall and precision over ranks
+conditions.py  top-1 by turn and light: where retrieval breaks
 nearest_lists.py  the nearest other picture of each as text; its top-1
 trec.py      TREC's runs and qrels: read, written, scored
 neighbours.py  the neighbours of float features that codes keep; no labels

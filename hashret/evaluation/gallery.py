@@ -52,7 +52,7 @@ class GalleryRule:
             return lambda rows: query_ids_Q[rows, None] != gallery_ids_N[None, :]
         colour_Q, colour_N = numbered(queries.attributes["colour"], gallery.attributes["colour"])
         time_Q, time_N = numbered(queries.attributes["time"], gallery.attributes["time"])
-        view_Q, view_N = _degrees(queries), _degrees(gallery)
+        view_Q, view_N = degrees(queries), degrees(gallery)
         return lambda rows: allowed_pairs(
             colour_Q[rows], time_Q[rows], view_Q[rows], colour_N, time_N, view_N,
             query_ids=query_ids_Q[rows], gallery_ids=gallery_ids_N,
@@ -82,7 +82,8 @@ def numbered(first: Sequence[str], second: Sequence[str]) -> tuple[NDArray[np.in
     return one, two
 
 
-def _degrees(table: PictureTable) -> NDArray[np.float64]:
+def degrees(table: PictureTable) -> NDArray[np.float64]:
+    """The views (N,) of a table. UsageError when one is no number."""
     views = table.attributes["view"]
     try:
         degrees_N = np.array([float(view) for view in views])

@@ -1,0 +1,66 @@
+"""Scores over ranks, as curves.
+
+Shape suffixes: K ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hashret.data.table import PictureTable
+from hashret.evaluation.compare import Representation, compare
+from hashret.evaluation.gallery import GalleryRule
+
+HIT_RANKS = 100
+"""Up to which rank hits are drawn."""
+
+
+@dataclass(frozen=True)
+class RankCurves:
+    """hit@k, recall@k and precision@k (K,) at some ranks k, ascending: means over queries, expected over the orders of ties."""
+
+    ranks_K: NDArray[np.int64]
+    hit_K: NDArray[np.float64]
+    recall_K: NDArray[np.float64]
+    precision_K: NDArray[np.float64]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The arrays as JSON values."""
+        return {
+            "ranks": self.ranks_K.tolist(),
+            "hit": self.hit_K.tolist(),
+            "recall": self.recall_K.tolist(),
+            "precision": self.precision_K.tolist(),
+        }
+
+
+def rank_curves(
+    representations: Sequence[Representation], queries: PictureTable, gallery: PictureTable, rule: GalleryRule
+) -> list[RankCurves]:
+    """The curves of every representation, at up to some 45 ranks; arguments and errors as `compare`."""
+    ranks = spread_ranks(len(gallery))
+    results = compare(representations, queries, gallery, rule, ks=ranks, map_cutoffs=())
+    return [
+        RankCurves(
+            np.array(ranks, np.int64),
+            *(
+                np.array([each.scores[f"{kind}@{k}"].expected for k in ranks])
+                for kind in ("hit", "recall", "precision")
+            ),
+        )
+        for each in results
+    ]
+
+
+def spread_ranks(last: int) -> list[int]:
+    """Ranks from 1 to `last`, each about a quarter above the one before, HIT_RANKS among them where it is below `last`."""
+    ranks, rank = {last, min(last, HIT_RANKS)}, 1
+    while rank < last:
+        ranks.add(rank)
+        rank = max(rank + 1, round(rank * 1.25))
+    return sorted(ranks)

@@ -672,7 +672,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda f: (f / "config.json").write_text("[]"), "no JSON object"),
     "another tool's": (_edit(format="transformers"), "no hashret model"),
     "no format": (_edit(format=None), "no hashret model"),
-    "newer": (_edit(format_version=3), "install a newer hashret"),
+    "newer": (_edit(format_version=4), "install a newer hashret"),
     "odd version": (_edit(format_version="1"), "format version '1'"),
     "no code size": (_edit(code_size=None), "no key 'code_size'"),
     "no preprocessing": (_edit(preprocessing=None), "no key 'preprocessing'"),

@@ -379,7 +379,7 @@ def _edited(**changes: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_edited(format_version=3), "install a newer hashret"),
+        (_edited(format_version=4), "install a newer hashret"),
         (_edited(format_version=1, architecture={"backbone": None}), "cannot be used"),
         (
             _edited(architecture={"backbone": None, "feature_size": 8}),

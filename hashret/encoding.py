@@ -27,12 +27,13 @@ from hashret.data.loading import BadPicture, Batch, PictureLoader, default_worke
 from hashret.data.table import PictureTable
 from hashret.errors import DataError, ImageError, ModelError, UsageError
 from hashret.images import split_zip_path
-from hashret.model.hasher import Hasher
+from hashret.model.folder import tensor_digest
+from hashret.model.hasher import Hasher, Outputs
 
 CHUNK_SIZE = 1024
 """Pictures in a chunk: the most work that an interruption can lose."""
 
-_KINDS = ("codes", "features", "logits")
+_KINDS = ("codes", "features", "logits", "scores")
 _log = logging.getLogger("hashret.encoding")
 
 
@@ -41,8 +42,8 @@ class Encoded:
     """What a model makes of the pictures of a table, in the order of its rows.
 
     `codes` uint8 (n, ceil(code_size / 8)), `features` float32 (n, feature_size) of length 1, `logits` float32
-    (n, code_size); None where not asked for. `rows` int64 (n,): the table's rows they belong to, ascending; rows that
-    could not be read are in `skipped` instead.
+    (n, code_size), `scores` float32 (n, classes), probabilities of the classes of `Hasher.class_names`; None where not asked
+    for. `rows` int64 (n,): the table's rows they belong to, ascending; rows that could not be read are in `skipped` instead.
     """
 
     rows: npt.NDArray[np.int64]
@@ -50,6 +51,7 @@ class Encoded:
     features: npt.NDArray[np.float32] | None
     logits: npt.NDArray[np.float32] | None
     skipped: list[BadPicture]
+    scores: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,7 +71,7 @@ def encode_table(
     chunk_size: int = CHUNK_SIZE,
     amp: bool = False,
 ) -> Encoded:
-    """Codes, features or logits (`what`) of every picture of `table`, in memory.
+    """Codes, features, logits or class scores (`what`) of every picture of `table`, in memory.
 
     `workers` None chooses by the job and the machine; the result does not depend on it. `device` moves the model first
     (None leaves it). `on_bad` "fail" raises ImageError at the first picture that cannot be read, "skip" leaves it out and
@@ -169,7 +171,11 @@ def _encoded(hasher: Hasher, batch: Batch, what: Collection[str], amp: bool) -> 
         return _joined([_nothing(hasher, what), Encoded(batch.rows.numpy(), None, None, None, batch.bad)])
     try:
         with torch.autocast("cuda", dtype=torch.float16, enabled=amp):
-            logits_NK, features_ND = (tensor.cpu().numpy() for tensor in hasher.run_batch(batch.pictures))
+            found = (
+                hasher.outputs(batch.pictures) if "scores" in what else Outputs(*hasher.run_batch(batch.pictures), None)
+            )
+            logits_NK, features_ND = found.logits_NK.cpu().numpy(), found.features_NF.cpu().numpy()
+            scores_NC = None if found.scores_NC is None else found.scores_NC.cpu().numpy()
     except torch.cuda.OutOfMemoryError as error:
         raise ModelError(
             f"the GPU has too little memory for batches of {len(batch.rows)} pictures; lower --batch-size"
@@ -180,6 +186,7 @@ def _encoded(hasher: Hasher, batch: Batch, what: Collection[str], amp: bool) -> 
         features=features_ND if "features" in what else None,
         logits=logits_NK if "logits" in what else None,
         skipped=batch.bad,
+        scores=scores_NC,
     )
 
 
@@ -195,6 +202,7 @@ def _nothing(hasher: Hasher, what: Collection[str]) -> Encoded:
         features=np.empty((0, hasher.feature_size), np.float32) if "features" in what else None,
         logits=np.empty((0, hasher.code_size), np.float32) if "logits" in what else None,
         skipped=[],
+        scores=np.empty((0, len(hasher.class_names)), np.float32) if "scores" in what else None,
     )
 
 
@@ -221,6 +229,10 @@ class _ChunkStore:
         self._table = table
         self._what = sorted(what)
         self._job = f"{hasher.fingerprint()} {self._what} {amp and hasher.device.type == 'cuda'}"
+        if "scores" in what and hasher.classifier is not None:
+            # The fingerprint is of codes, and says nothing of a classifier.
+            of_classes = tensor_digest({name: each.cpu() for name, each in hasher.classifier.tensors.items()})
+            self._job += f" {of_classes} {hasher.classifier.config}"
         self._stats: dict[str, tuple[int, int]] = {}
         self._digests: dict[int, str] = {}
         try:

@@ -27,7 +27,7 @@ ARROWS = {
     "following": {"data", "index", "encoding"},
     "evaluation": {"metrics", "index", "encoding"},
     "report": {"evaluation", "sheets"},
-    "protocols": {"training", "evaluation"},
+    "protocols": {"training", "evaluation", "sheets"},
     "cli": {"training", "evaluation", "following", "sheets", "report", "protocols"},
 }
 WITHOUT_TORCH = ("errors", "images", "codes", "hamming", "metrics", "index", "sheets")

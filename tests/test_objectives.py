@@ -517,7 +517,7 @@ def test_the_phrases() -> None:
 CHANGED: dict[str, Any] = {
     "margin": 8.0, "mining": "hard", "hinge": "softplus", "sign_weight": 1.0, "proxy_weight": 1.0, "memory": 64,
     "temperature": 0.1, "through": "codes", "classify": 0.5, "code_gradient": 0.5, "classify_first": 2, "head_start": "random",
-    "batch_size": 64,
+    "batch_size": 64, "dropout": 0.5,
     "classes_per_batch": 4, "pictures_per_class": 8,
 }  # fmt: skip
 

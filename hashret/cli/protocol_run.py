@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="on",
         help="look for pictures in two splits first (default: %(default)s)",
     )
+    parser.add_argument(
+        "--least-pictures",
+        type=positive,
+        metavar="N",
+        help="of a class in the gallery, in place of what the card asks for: another card, whose results rank among themselves",
+    )
     source = parser.add_argument_group("flags of the source of compcars, for compcars only")
     source.add_argument("--arch", help="as --backbone")
     source.add_argument("--epoch", type=int, help="as --epochs")
@@ -79,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     from hashret.protocols.cards import find_card
 
     card = find_card(args.name)
+    if args.least_pictures is not None:
+        card = dataclasses.replace(card, least_pictures=args.least_pictures)
     _translate(args, card)
     if args.data is None or args.out is None:
         missing = "--data SOURCE" if args.data is None else "--out RESULT"
@@ -99,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         of=tuple(args.of),
         models=tuple(args.model),
         leaks=args.leaks == "on",
+        batch=args.show_batch,
         device=args.device or "auto",
         workers=args.workers,
     )

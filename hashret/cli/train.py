@@ -128,6 +128,12 @@ def add_training_arguments(parser: argparse.ArgumentParser, code: argparse._Argu
         f"codes are fitted afterwards; codes: the activations (default: {default.through})",
     )
     code.add_argument(
+        "--dropout",
+        type=float,
+        metavar="SHARE",
+        help=f"of the numbers that a classifier reads, beside codes too, set to 0 at random (default: {default.dropout:g})",
+    )
+    code.add_argument(
         "--balance",
         type=_auto_or_number,
         metavar="W",
@@ -238,7 +244,14 @@ def add_training_arguments(parser: argparse.ArgumentParser, code: argparse._Argu
         metavar="N",
         help=f"pictures in a batch where the objective compares no pairs (default: {default.batch_size})",
     )
-    fit.add_argument("--optimizer", choices=settings.OPTIMIZERS, help=f"(default: {default.optimizer})")
+    fit.add_argument(
+        "--optimizer",
+        metavar="NAME[,KEY=VALUE...]",
+        help="adamw, adam, sgd or adam_inverse_sqrt, with settings behind commas as in adam,beta1=0.9,beta2=0.98: lr and "
+        "weight_decay (in place of their flags), beta1, beta2, eps of the Adams, momentum of sgd. With adam_inverse_sqrt the "
+        "rate rises linearly from warmup_init_lr (1e-7) to lr in warmup_updates (4000) updates, then falls as 1/sqrt(updates), "
+        f"in place of --warmup and --schedule (default: {default.optimizer})",
+    )
     fit.add_argument("--lr", type=float, help=f"of the backbone, at its highest (default: {default.lr})")
     fit.add_argument(
         "--head-lr-factor", type=float, help=f"the head learns faster by this (default: {default.head_lr_factor})"
@@ -260,10 +273,11 @@ def add_training_arguments(parser: argparse.ArgumentParser, code: argparse._Argu
     fit.add_argument(
         "--schedule",
         choices=settings.SCHEDULES,
-        help="the learning rate after that: half a cosine to 0, a tenth after every --step-epochs, or the same throughout "
+        help="the learning rate after that: half a cosine to 0, times --step-factor after every --step-epochs, or the same "
         f"(default: {default.schedule})",
     )
     fit.add_argument("--step-epochs", type=int, metavar="EPOCHS", help=f"(default: {default.step_epochs})")
+    fit.add_argument("--step-factor", type=float, metavar="FACTOR", help=f"(default: {default.step_factor})")
     fit.add_argument(
         "--clip",
         type=float,
@@ -420,7 +434,9 @@ def _asked_for(args: argparse.Namespace) -> tuple[TrainingOptions, dict[str, Any
         raise UsageError(
             "no pictures named; give --data FOLDER (one folder a class), a CSV, a zip or a data set's name"
         )
-    options = TrainingOptions(**given_settings(args))
+    given = given_settings(args)
+    options = TrainingOptions(**given)
+    settings.check_said_once(given, options.optimizer_spec)  # a default that was typed is meant, too
     # An existing path is kept absolute, so that the run can be continued from anywhere.
     release = split_release(args.data)
     if release is not None:

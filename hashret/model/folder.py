@@ -27,7 +27,7 @@ TENSORS_NAME = "model.safetensors"
 EPOCHS_NAME = "epochs"
 FORMAT = "hashret-model"
 FORMAT_VERSION = 3
-"""The newest; a model is written as the earliest version that can describe it, so older readers keep reading it."""
+"""The newest; a model is written as the oldest version that can describe it, so older readers keep reading it."""
 
 # While a model is being replaced, its new config waits under this name; the id inside tells which config the tensors go with.
 _NEXT_NAME = "config.json.next"
@@ -188,8 +188,9 @@ def check_tensors(folder: Path, wanted: Mapping[str, torch.Tensor], tensors: Map
 def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
     """sha256 in hex over everything that decides codes and features, and nothing else.
 
-    That is the tensors (BatchNorm's counters apart), the architecture, the thresholds and the preprocessing; not the
-    activation, scores, protocol or version. The kind of head, of pooling and a projection show in the names of their tensors.
+    That is the tensors of the network (BatchNorm's counters apart), the architecture, the thresholds and the preprocessing; not
+    the activation, a classifier, scores, protocol or version. The kind of head, of pooling and a projection show in the names of
+    their tensors.
     """
     decisive = {
         "backbone": config["architecture"]["backbone"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from hashret.errors import ModelError, UsageError
 from hashret.model import folder as model_folder
 from hashret.model import weights as weight_sources
 from hashret.model.backbones import SMALL_PICTURE_PX, check_image_size, has_small_stem
+from hashret.model.classifier import Classifier
 from hashret.model.device import pick_device
 from hashret.model.heads import HashHead
 from hashret.model.network import HashNet
@@ -29,6 +30,17 @@ Picture: TypeAlias = str | Path | Image.Image
 Pictures: TypeAlias = Picture | Sequence[Picture] | torch.Tensor
 
 
+class Outputs(NamedTuple):
+    """What the network makes of a batch, float32 on its device: logits (N, K), features (N, F) of length 1, class scores.
+
+    scores: probabilities (N, C), None of a model without a classifier.
+    """
+
+    logits_NK: torch.Tensor
+    features_NF: torch.Tensor
+    scores_NC: torch.Tensor | None
+
+
 class Hasher:
     """Pictures to binary codes.
 
@@ -38,7 +50,8 @@ class Hasher:
     read, UsageError an input that is none of these.
 
     `network` (HashNet), `preprocess` and `thresholds` (float32 (code_size,), or None for 0) decide the codes; `protocol` and
-    `scores` are dictionaries that travel along in config.json, `weights` says what the training started from.
+    `scores` are dictionaries that travel along in config.json, `weights` says what the training started from. `classifier` is
+    there where training had one that was to be kept: it gives `class_scores`, and no code depends on it.
     """
 
     def __init__(
@@ -50,9 +63,11 @@ class Hasher:
         protocol: Mapping[str, Any] | None = None,
         scores: Mapping[str, Any] | None = None,
         weights: str = "none",
+        classifier: Classifier | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self.network = network
+        self.classifier = classifier
         self.preprocess = preprocess
         self.thresholds: npt.NDArray[np.float32] | None = None
         if thresholds is not None:
@@ -85,10 +100,11 @@ class Hasher:
     def config(self) -> dict[str, Any]:
         """What config.json says: a new dictionary at every call."""
         network, head = self.network, self.network.head
-        # Versions 1 and 2 know neither, and their readers no model with either.
+        # Versions 1 and 2 know none of these, and their readers no model with any of them.
         added: dict[str, Any] = {"pooling": network.pooling} if network.pooling != "average" else {}
         added |= {"projection": network.project} if network.project else {}
-        version = 3 if added else 1 if isinstance(head, HashHead) and not self.preprocess.mirror else 2
+        newest = added or self.classifier is not None
+        version = 3 if newest else 1 if isinstance(head, HashHead) and not self.preprocess.mirror else 2
         described: dict[str, Any] = (
             {"activation": {"name": head.activation, "beta": head.beta}}
             if isinstance(head, HashHead)
@@ -107,6 +123,7 @@ class Hasher:
             },
             "code_size": self.code_size,
             **described,
+            **({} if self.classifier is None else {"classifier": self.classifier.config}),
             # float32 as the shortest decimal that reads back to the same float32.
             "thresholds": None if self.thresholds is None else [float(str(value)) for value in self.thresholds],
             "preprocessing": self.preprocess.as_dict(),
@@ -114,8 +131,13 @@ class Hasher:
             "scores": dict(self.scores),
         }
 
+    @property
+    def class_names(self) -> list[str]:
+        """The classes that `class_scores` are of. ModelError for a model that has no classifier."""
+        return list(self._classifier().class_names)
+
     def with_network(self, network: HashNet) -> Hasher:
-        """A Hasher like this one with another network of the same shape, on that network's device."""
+        """A Hasher like this one with another network of the same shape, on that network's device; without a classifier."""
         return Hasher(
             network,
             self.preprocess,
@@ -129,6 +151,8 @@ class Hasher:
     def to(self, device: str | torch.device) -> Hasher:
         """This Hasher, with its network on `device` ("auto", "cpu", "cuda", "cuda:1", "mps")."""
         self.network.to(pick_device(device))
+        if self.classifier is not None:
+            self.classifier.layer.to(self.device)
         return self
 
     def encode(self, pictures: Pictures, batch_size: int = 32) -> npt.NDArray[np.uint8]:
@@ -143,10 +167,21 @@ class Hasher:
         """Features of length 1 (L2), float32 (N, feature_size); a zero vector stays zero."""
         return self.run(pictures, batch_size)[1]
 
+    def class_scores(self, pictures: Pictures, batch_size: int = 32) -> npt.NDArray[np.float32]:
+        """Probabilities, float32 (N, C), of the classes `class_names`: softmax or sigmoid, as the model was trained.
+
+        With `preprocess.mirror`, of the mean of what the classifier gives a picture and its mirror image. ModelError for a
+        model that has no classifier.
+        """
+        scores_NC = [np.empty((0, len(self.class_names)), np.float32)]
+        for batch in self._batches(pictures, batch_size):
+            found = self.outputs(batch).scores_NC
+            assert found is not None
+            scores_NC.append(found.cpu().numpy())
+        return np.concatenate(scores_NC)
+
     def run(self, pictures: Pictures, batch_size: int = 32) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """What `embed` and `features` give, from running the network once."""
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
         logits_NK = [np.empty((0, self.code_size), np.float32)]
         features_ND = [np.empty((0, self.feature_size), np.float32)]
         for batch in self._batches(pictures, batch_size):
@@ -156,7 +191,12 @@ class Hasher:
         return np.concatenate(logits_NK), np.concatenate(features_ND)
 
     def run_batch(self, pictures_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and L2-normalised features of one batch, float32 on the network's device.
+        """Logits and features of `outputs`."""
+        logits_NK, features_ND, _ = self.outputs(pictures_NCHW)
+        return logits_NK, features_ND
+
+    def outputs(self, pictures_NCHW: torch.Tensor) -> Outputs:
+        """All that the network, and the classifier where there is one, make of one batch.
 
         uint8 (N, 3, S, S) must have the network's picture size already (`Preprocess.pixels`) and is normalised here, on the
         device; a floating-point batch is taken as it is.
@@ -167,19 +207,36 @@ class Hasher:
             with torch.inference_mode():
                 batch = pictures_NCHW.to(self.device, non_blocking=True)
                 batch = self.preprocess.normalise(batch) if batch.dtype == torch.uint8 else batch.to(torch.float32)
-                logits_NK, features_ND = self._seen(batch)
+                logits_NK, features_ND, scores_NC = self._seen(batch)
                 if self.preprocess.mirror:
-                    mirrored_NK, mirrored_ND = self._seen(batch.flip(-1))
+                    mirrored_NK, mirrored_ND, mirrored_NC = self._seen(batch.flip(-1))
                     logits_NK, features_ND = (logits_NK + mirrored_NK) / 2, features_ND + mirrored_ND
                     features_ND = torch.nn.functional.normalize(features_ND, dim=1)
-                return logits_NK, features_ND
+                    if scores_NC is not None and mirrored_NC is not None:
+                        scores_NC = (scores_NC + mirrored_NC) / 2
+                if scores_NC is not None:
+                    scores_NC = self._classifier().probabilities_of(scores_NC)
+                return Outputs(logits_NK, features_ND, scores_NC)
         finally:
             self.network.train(was_training)
 
-    def _seen(self, batch_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and L2-normalised features of a batch as it is."""
-        logits_NK, features_ND = self.network(batch_NCHW)
-        return logits_NK.float(), torch.nn.functional.normalize(features_ND.float(), dim=1)
+    def _seen(self, batch_NCHW: torch.Tensor) -> Outputs:
+        """Logits, L2-normalised features and what the classifier gives a batch as it is, before it is made probabilities."""
+        logits_NK, features_ND = (output.float() for output in self.network(batch_NCHW))
+        scores_NC = None
+        if self.classifier is not None:
+            read = features_ND if self.classifier.through == "features" else self.network.activate(logits_NK)
+            with torch.autocast(self.device.type, enabled=False):
+                scores_NC = self.classifier.layer(read)
+        return Outputs(logits_NK, torch.nn.functional.normalize(features_ND, dim=1), scores_NC)
+
+    def _classifier(self) -> Classifier:
+        if self.classifier is None:
+            raise ModelError(
+                "the model has no classifier, so it gives no class scores; train one with --objective classification or "
+                "multilabel"
+            )
+        return self.classifier
 
     def fingerprint(self) -> str:
         """sha256 in hex over everything that decides codes and features, and nothing else: see `folder.fingerprint`.
@@ -194,7 +251,7 @@ class Hasher:
         Other files in it stay. ModelError if it cannot be written.
         """
         try:
-            model_folder.write_model(Path(folder), self.config, self.network.state_dict())
+            model_folder.write_model(Path(folder), self.config, self._tensors())
         except (TypeError, ValueError) as error:
             raise ModelError(f"protocol and scores must be plain JSON values ({error})") from error
         return Path(folder)
@@ -210,13 +267,19 @@ class Hasher:
         where = model_folder.resolve_model(spec, runs)
         config, tensors = model_folder.read_model(where)
         hasher = _from_config(where, config)
-        wanted = hasher.network.state_dict()
+        wanted = hasher._tensors()
         model_folder.check_tensors(where, wanted, tensors)
         weight_sources.copy_tensors(tensors, wanted)
         hasher.network.eval()
         return hasher.to(device)
 
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors of a model's file: the network's, and the classifier's."""
+        return {**self.network.state_dict(), **({} if self.classifier is None else self.classifier.tensors)}
+
     def _batches(self, pictures: Pictures, batch_size: int) -> Iterator[torch.Tensor]:
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; it must be at least 1")
         if isinstance(pictures, torch.Tensor):
             yield from self._tensor_batches(pictures, batch_size)
             return
@@ -425,6 +488,11 @@ def _from_config(where: Path, config: dict[str, Any]) -> Hasher:
                 head=head,
                 initialise=False,
             )
+            classifier = None
+            if version > 2 and "classifier" in config:
+                through = config["classifier"]["through"]
+                width = network.feature_size if through == "features" else network.code_size
+                classifier = Classifier.from_config(config["classifier"], width)
         return Hasher(
             network,
             preprocess,
@@ -432,6 +500,7 @@ def _from_config(where: Path, config: dict[str, Any]) -> Hasher:
             protocol=config["protocol"],
             scores=config["scores"],
             weights=str(architecture["weights"]),
+            classifier=classifier,
         )
     except KeyError as error:
         raise ModelError(f"{file} has no key {error.args[0]!r}; copy the model again") from error

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashret.data import check
+from hashret.data.releases import cifar10_splits
 from hashret.data.releases.roles import GALLERY, in_gallery
 from hashret.data.sources import TABLE_NAME, open_source
 from hashret.data.splitting import split_unseen_classes
@@ -181,6 +182,7 @@ def _alphabets(table: PictureTable) -> PictureTable:
 
 
 PREPARATIONS: Mapping[str, Callable[[PictureTable], PictureTable]] = {
+    **cifar10_splits.SPLITS,
     "halves": _halves,
     "alphabets": _alphabets,
 }

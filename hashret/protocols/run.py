@@ -15,13 +15,17 @@ import numpy as np
 import torch
 
 import hashret
+from hashret.data.table import PictureTable
 from hashret.errors import UsageError
 from hashret.evaluation.compare import compare
-from hashret.evaluation.gallery import gallery_rule
+from hashret.evaluation.conditions import has_views_and_times, rotation_by_time, time_by_time, top1_by_condition
+from hashret.evaluation.gallery import GalleryRule, gallery_rule, numbered
+from hashret.index import durable
 from hashret.model.device import pick_device
 from hashret.model.folder import resolve_model
 from hashret.model.hasher import Hasher
 from hashret.protocols import models, rows
+from hashret.protocols.batch import training_batch
 from hashret.protocols.card import FLOAT, HASH, Card, StandIn
 from hashret.protocols.parts import Leaks, Parts, find_leaks, read_parts
 from hashret.protocols.result import document_of, write_result
@@ -32,6 +36,7 @@ PICTURES = "pictures.csv"
 MODELS = "models"
 STAND_IN = "turntable"
 """The name that --data takes for a set that is drawn, and its folder in a result."""
+BATCH = "batch.png"
 UNFINISHED = "unfinished"
 
 _log = logging.getLogger("hashret.protocols")
@@ -42,7 +47,8 @@ class Request:
     """What is asked of a protocol besides its pictures.
 
     given: settings of training in place of the card's. code_sizes: of the codes; none: the card's. of: HASH, FLOAT or both.
-    models: trained models, in place of training. leaks: whether pictures in two splits are looked for first.
+    models: trained models, in place of training. leaks: whether pictures in two splits are looked for first. batch: whether a
+    picture is drawn of the first recipe's pictures as training shows them.
     """
 
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -50,6 +56,7 @@ class Request:
     of: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     leaks: bool = True
+    batch: bool = False
     device: str = "auto"
     workers: int | None = None
 
@@ -85,6 +92,8 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
     out.mkdir(parents=True, exist_ok=True)
     pictures = out / PICTURES
     parts.table.write_csv(pictures)
+    if request.batch and recipes:
+        durable.replace_file(out / BATCH, training_batch(parts.table, recipes[0].options))
     scored_models = [_given(name) for name in request.models]
     for recipe in recipes:
         folder = out / MODELS / f"{recipe.name.replace(' ', '')}_seed{recipe.options.seed}"
@@ -124,7 +133,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         leaks=leaks,
         rule=rule.sentence,
         models=[_described(model) for model in scored_models],
-        conditions=None,
+        conditions=_conditions(compared, queries, gallery, rule),
         facts={"seconds": round(time.perf_counter() - started, 1), "machine": _machine(request.device)},
     )
     write_result(out, document, card, parts, scored)
@@ -162,6 +171,30 @@ def _leaks(parts: Parts) -> Leaks:
     else:
         _log.info("no picture is in two splits, not even nearly")
     return leaks
+
+
+def _conditions(
+    compared: Sequence[rows.Row], queries: PictureTable, gallery: PictureTable, rule: GalleryRule
+) -> dict[str, Any] | None:
+    """Top-1 of each model's codes and features by turn and time of day; None for pictures that say neither."""
+    if not has_views_and_times(queries) or not has_views_and_times(gallery):
+        return None
+    labels_Q, labels_N = numbered(queries.labels, gallery.labels)
+    maps = {"time by turn": rotation_by_time(queries, gallery), "time by time": time_by_time(queries, gallery)}
+    valid = rule.between(queries, gallery)
+    found: dict[str, Any] = {}
+    for name, conditions in maps.items():
+        shape = len(conditions.rows), len(conditions.columns)
+        found[name] = {"rows": conditions.rows, "columns": conditions.columns, "top1": {}}
+        for row in compared:
+            if row.kind in rows.CONTROLS:
+                continue
+            of = top1_by_condition(row.representation, labels_Q, labels_N, conditions.of_pairs, conditions.n, valid)
+            top1 = [None if np.isnan(each) else each for each in of.top1_C.tolist()]
+            rows_of_map = [top1[start : start + shape[1]] for start in range(0, len(top1), shape[1])]
+            found[name]["top1"][row.representation.name] = rows_of_map
+            found[name]["queries"] = of.n_queries_C.reshape(shape).tolist()
+    return found
 
 
 def _given(name: str) -> _Model:

@@ -154,7 +154,8 @@ def _batches_too_small(history: History, options: TrainingOptions) -> Finding | 
 
 def _learning_rate_too_low(history: History, options: TrainingOptions) -> Finding | None:
     """At the pace of its fastest epoch the head would not turn noticeably in the whole run."""
-    if history[-1]["epoch"] <= options.warmup:
+    warming_up = sum(line["updates"] for line in history) <= options.optimizer_spec.warmup_updates
+    if history[-1]["epoch"] <= options.warmup or warming_up:
         return None
     updates = history[-1]["updates"] * options.epochs
     # Half of the highest rate is the mean of the schedule. Runs that learn turn by 1 to 8 degrees an update, by hundreds in all;

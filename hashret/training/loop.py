@@ -153,7 +153,7 @@ class _Loop:
         )
         self.loaders = loaders
         self.validation_labels = labels_of(split.validation, options)[0]
-        self.update = Updater(hasher, self.objective, options, device, len(self.sampler), processes)
+        self.update = Updater(hasher, self.objective, options, device, len(self.sampler), processes, targets.names)
         self.monitors = Monitors(
             hasher.network.head,
             targets.labels,
@@ -490,6 +490,18 @@ def _describe(loop: _Loop, split: TrainingSplit, table: PictureTable, source: Ma
         split.how,
         loop.objective.describe(),
     )
+    spec, steps = loop.options.optimizer_spec, loop.options.epochs * len(loop.sampler)
+    if steps < spec.warmup_updates:
+        _log.warning(
+            "the learning rate reaches %.3g of %.3g: warmup_updates is %d, and the run has %d updates; lower it, as in "
+            "--optimizer %s,warmup_updates=%d",
+            spec.inverse_sqrt(loop.options.lr, steps) * loop.options.lr,
+            loop.options.lr,
+            spec.warmup_updates,
+            steps,
+            spec.name,
+            max(1, steps // 10),
+        )
     loop.run.write(
         {
             "format": 1,

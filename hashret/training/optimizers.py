@@ -32,11 +32,14 @@ def build_optimizer(
         for i, stage in enumerate(stages)
     ]
     groups.append({"params": fresh, "lr": options.lr * options.head_lr_factor})
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=options.weight_decay)
-    if options.optimizer == "adam":
-        return torch.optim.Adam(groups, weight_decay=options.weight_decay)
-    return torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=options.weight_decay)
+    spec = options.optimizer_spec
+    settings = spec.settings
+    if spec.name == "sgd":
+        momentum = settings["momentum"]
+        return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, weight_decay=options.weight_decay)
+    kind = torch.optim.AdamW if spec.name == "adamw" else torch.optim.Adam
+    betas = settings["beta1"], settings["beta2"]
+    return kind(groups, betas=betas, eps=settings["eps"], weight_decay=options.weight_decay)
 
 
 def stages_of(backbone: nn.Module) -> list[list[nn.Parameter]]:
@@ -62,15 +65,19 @@ def build_schedule(
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """A schedule, advanced once a step: linear from near 0 over the warm-up, then the shape that is asked for.
 
-    cosine: half a cosine down to 0. constant: as it is. step: times 0.1 after every `step_epochs` epochs.
+    cosine: half a cosine down to 0. constant: as it is. step: times `step_factor` after every `step_epochs` epochs. The optimizer
+    adam_inverse_sqrt has warm-up and shape of its own (`OptimizerSpec.inverse_sqrt`).
     """
+    spec = options.optimizer_spec
+    if spec.warmup_updates:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: spec.inverse_sqrt(options.lr, step))
     steps, warmup_steps = options.epochs * steps_an_epoch, round(options.warmup * steps_an_epoch)
     shapes: dict[str, Callable[[int], float]] = {
         "cosine": lambda step: (
             0.5 * (1 + math.cos(math.pi * min(1.0, _share(step - warmup_steps, steps - warmup_steps))))
         ),
         "constant": lambda step: 1.0,
-        "step": lambda step: 0.1 ** (step // (options.step_epochs * steps_an_epoch)),
+        "step": lambda step: options.step_factor ** (step // (options.step_epochs * steps_an_epoch)),
     }
     shape = shapes[options.schedule]
 

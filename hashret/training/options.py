@@ -6,17 +6,17 @@ Names no torch, so that the command line can show choices and defaults at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from hashret.errors import TrainingError, UsageError
+from hashret.training.optimizer_spec import OptimizerSpec, parse
 
 OBJECTIVES = ("triplet", "classification", "multilabel", "cosine", "central", "dtsh", "self")
 MINING_RULES = ("batch-all", "semi-hard", "hard")
 HINGES = ("relu", "softplus")
 THROUGH = ("features", "codes")
-OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "step", "constant")
 AUGMENTATIONS = ("auto", "none", "light", "standard", "strong", "shifted")
 ACTIVATIONS = ("tanh", "sigmoid")
@@ -47,8 +47,13 @@ READ_BY = {
     "classify_first": ("triplet", "cosine", "central", "dtsh"),
     "head_start": OF_PAIRS,
     "through": ("classification", "multilabel"),
+    "dropout": tuple(name for name in OBJECTIVES if name != "self"),
 }
 """Which objectives read a setting that not all do. A setting that is changed and not read is refused."""
+
+
+OF_SCHEDULE = ("schedule", "warmup", "step_epochs")
+"""Settings of the learning rate over time, which an optimizer may have itself."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class TrainingOptions:
     memory: int = 0
     temperature: float = 0.3
     through: str = "features"
+    dropout: float = 0.0
     balance: float | Literal["auto"] = "auto"
     quantisation: float = 0.0
     nested: bool = False
@@ -93,6 +99,7 @@ class TrainingOptions:
     layer_decay: float = 1.0
     schedule: str = "cosine"
     step_epochs: int = 40
+    step_factor: float = 0.1
     warmup: float = 1.0
     clip: float = 0.0
     ema: float = 0.0
@@ -110,6 +117,7 @@ class TrainingOptions:
     cache: str = "auto"
 
     def __post_init__(self) -> None:
+        self._take_from_optimizer()
         if not 1 <= self.code_size <= 1024:
             raise UsageError(f"code size is {self.code_size}; choose 1 to 1024 bits with --code-size")
         if self.margin != "auto" and not 0 < self.margin < math.inf:
@@ -119,7 +127,6 @@ class TrainingOptions:
             ("--mining", self.mining, MINING_RULES),
             ("--hinge", self.hinge, HINGES),
             ("--through", self.through, THROUGH),
-            ("--optimizer", self.optimizer, OPTIMIZERS),
             ("--schedule", self.schedule, SCHEDULES),
             ("--augment", self.augment, AUGMENTATIONS),
             ("--activation", self.activation, ACTIVATIONS),
@@ -165,8 +172,16 @@ class TrainingOptions:
         ):
             if not 0 < factor < math.inf:
                 raise UsageError(f"{flag} is {factor}; it must be above 0 and finite")
+        if not 0 < self.step_factor <= 1:
+            raise UsageError(f"--step-factor is {self.step_factor}; it must be above 0 and at most 1")
+        if self.step_factor != 0.1 and self.schedule != "step":
+            raise UsageError(
+                f"--step-factor is {self.step_factor}, but --schedule {self.schedule} does not read it (step would); leave it out"
+            )
         if not 0 <= self.code_gradient <= 1:
             raise UsageError(f"--code-gradient is {self.code_gradient}; it is a share, from 0 to 1")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"--dropout is {self.dropout}; it is a share, at least 0 and below 1")
         if not 0 < self.layer_decay <= 1:
             raise UsageError(f"--layer-decay is {self.layer_decay}; it must be above 0 and at most 1")
         if not 0 <= self.ema < 1:
@@ -174,6 +189,15 @@ class TrainingOptions:
         if not 0.0 < self.validation < 1.0:
             raise UsageError(f"--validation is {self.validation}; it is a share, above 0 and below 1")
         self._check_that_all_is_read()
+
+    def _take_from_optimizer(self) -> None:
+        """Have `lr` and `weight_decay` be what the text of --optimizer says; UsageError where a flag says otherwise."""
+        spec = self.optimizer_spec
+        # What is the text's already was taken from it before: settings that were stored, or that replace() hands on.
+        said = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
+        check_said_once({name for name in said if getattr(self, name) != spec.given.get(name)}, spec)
+        for name, value in spec.given.items():
+            object.__setattr__(self, name, value)
 
     def _check_that_all_is_read(self) -> None:
         """UsageError for a setting of the loss that was changed and that the objective does not read."""
@@ -191,6 +215,10 @@ class TrainingOptions:
                 f"--{about_codes[0]} is about codes, which --objective {self.objective} does not train through features; "
                 "add --through codes, or leave it out"
             )
+        if self.dropout and self.objective in READ_BY["classify"] and not (self.classify or self.codes_from):
+            raise UsageError(
+                f"--dropout is {self.dropout}, but without --classify there is no classifier; leave it out"
+            )
         if not self.classify and not self.code_gradient and self.trains_codes and self.objective in READ_BY["classify"]:
             raise UsageError(
                 "--classify is 0 and --code-gradient 0, so nothing would train the backbone; raise one of the two"
@@ -202,6 +230,11 @@ class TrainingOptions:
             )
         if self.nested and self.code_size <= 16:
             raise UsageError(f"--nested needs a code of more than 16 bits, and --code-size is {self.code_size}")
+
+    @property
+    def optimizer_spec(self) -> OptimizerSpec:
+        """The optimizer with its settings."""
+        return parse(self.optimizer)
 
     @property
     def learns_from(self) -> str:
@@ -248,6 +281,22 @@ class TrainingOptions:
             key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
         }
         return cls(**values)
+
+
+def check_said_once(asked_for: Collection[str], spec: OptimizerSpec) -> None:
+    """UsageError for a setting that is asked for by name and that --optimizer decides, too."""
+    taken = [*spec.given, *(OF_SCHEDULE if spec.warmup_updates else ())]
+    both = [name for name in taken if name in asked_for]
+    if not both:
+        return
+    why = (
+        f"its text has {both[0]}={spec.given[both[0]]:g}"
+        if both[0] in spec.given
+        else f"{spec.name} warms up and slows down by itself (warmup_updates, warmup_init_lr)"
+    )
+    raise UsageError(
+        f"--{both[0].replace('_', '-')} is given, and --optimizer decides it: {why}; leave one of them out"
+    )
 
 
 def learns_from(objective: str) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from hashret.errors import TrainingError
+from hashret.model.classifier import Classifier
 from hashret.model.hasher import Hasher
 from hashret.model.network import HashNet
-from hashret.training.objectives import Objective, Outputs, Scored
+from hashret.training.objectives import Objective, Outputs, Scored, trained_classifier
 from hashret.training.optimizers import build_optimizer, build_schedule
 from hashret.training.options import TrainingOptions
 from hashret.training.processes import Processes
@@ -31,7 +32,8 @@ class Updater:
     """A network, what it minimises, and how: `__call__` is one update.
 
     `kept` is the Hasher worth keeping: the one that is trained or, with `--ema`, one whose weights are a running mean of
-    its weights, which scores better than the last of them.
+    its weights, which scores better than the last of them. Its classifier, where the objective is one, is that of the objective,
+    or its running mean; class_names: of the numbers that labels are.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Updater:
         device: torch.device,
         steps_an_epoch: int,
         processes: Processes,
+        class_names: Sequence[str] = (),
     ) -> None:
         self.processes = processes
         self.hasher, self.objective, self.options, self.device = hasher, objective.to(device), options, device
@@ -56,11 +59,20 @@ class Updater:
         self.schedule = build_schedule(self.optimizer, options, steps_an_epoch)
         self.autocast = _autocast_dtype(options.amp, device)
         self.average: AveragedModel | None = None
+        self.average_layer: AveragedModel | None = None
         self.kept = hasher
+        layer = trained_classifier(self.objective)
         if options.ema:
             self.average = _running_mean(self.network, options.ema)
             assert isinstance(self.average.module, HashNet)
             self.kept = hasher.with_network(self.average.module)
+            if layer is not None:
+                self.average_layer = _running_mean(layer, options.ema)
+                assert isinstance(self.average_layer.module, nn.Linear)
+                layer = self.average_layer.module
+        if layer is not None:
+            probabilities = "sigmoid" if self.objective.several_labels else "softmax"
+            self.kept.classifier = Classifier(layer, class_names, through=options.through, probabilities=probabilities)
 
     @property
     def lr(self) -> float:
@@ -91,6 +103,10 @@ class Updater:
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
+        if self.average_layer is not None:
+            layer = trained_classifier(self.objective)
+            assert layer is not None
+            self.average_layer.update_parameters(layer)
         return Update(Outputs(*(output.detach() for output in outputs)), scored, norm)
 
     def start_head(self, head: dict[str, Tensor]) -> None:
@@ -133,6 +149,7 @@ class Updater:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "average_layer": None if self.average_layer is None else self.average_layer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -143,9 +160,11 @@ class Updater:
         self.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.average_layer is not None:
+            self.average_layer.load_state_dict(state["average_layer"])
 
 
-def _running_mean(network: HashNet, decay: float) -> AveragedModel:
+def _running_mean(network: nn.Module, decay: float) -> AveragedModel:
     """A copy of the network that follows it, `decay` of itself kept at each update; batch-norm statistics too.
 
     Source: Tarvainen and Valpola, "Mean teachers are better role models", 2017. The first updates count fully: a mean of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hashret.training.objectives.base import Objective, Outputs, Scored
 from hashret.training.objectives.central import Central
@@ -22,7 +22,7 @@ from hashret.training.objectives.triplet import Triplet
 from hashret.training.objectives.warm_up import WarmedUp
 from hashret.training.options import READ_BY, TrainingOptions
 
-__all__ = ["Objective", "Outputs", "Scored", "build_objective"]
+__all__ = ["Objective", "Outputs", "Scored", "build_objective", "trained_classifier"]
 
 
 def build_objective(options: TrainingOptions, *, n_classes: int, feature_size: int, task: str) -> Objective:
@@ -48,7 +48,9 @@ def build_objective(options: TrainingOptions, *, n_classes: int, feature_size: i
             objective, balance=balance, quantisation=options.quantisation, activation=options.activation
         )
     if options.objective in READ_BY["classify"] and (options.classify or options.codes_from):
-        classifier = Classification(through="features", width=feature_size, n_classes=n_classes)
+        classifier = Classification(
+            through="features", width=feature_size, n_classes=n_classes, share=options.dropout, seed=options.seed
+        )
         if options.classify:
             objective = Classified(objective, classifier, weight=options.classify)
         if options.codes_from:
@@ -56,14 +58,28 @@ def build_objective(options: TrainingOptions, *, n_classes: int, feature_size: i
     return objective
 
 
+def trained_classifier(objective: Objective) -> nn.Linear | None:
+    """The layer by which an objective that is a classifier tells classes apart, of the whole code; None of any other.
+
+    The classifier that stands beside an objective of codes is not meant: it is there for the features alone.
+    """
+    while isinstance(objective, Penalised | Nested):
+        objective = objective.objective if isinstance(objective, Penalised) else objective.whole
+    return objective.classifier if isinstance(objective, Classification | Multilabel) else None
+
+
 def _build(
     options: TrainingOptions, *, code_size: int, n_classes: int, codes_CK: Tensor | None, bits: float, width: int
 ) -> Objective:
     """The objective for codes, or prefixes of codes, of `code_size` bits; bits: what the margin "auto" is worth."""
     if options.objective == "classification":
-        return Classification(through=options.through, width=width, n_classes=n_classes)
+        return Classification(
+            through=options.through, width=width, n_classes=n_classes, share=options.dropout, seed=options.seed
+        )
     if options.objective == "multilabel":
-        return Multilabel(through=options.through, width=width, n_classes=n_classes)
+        return Multilabel(
+            through=options.through, width=width, n_classes=n_classes, share=options.dropout, seed=options.seed
+        )
     if options.objective == "cosine":
         assert codes_CK is not None
         margin = AUTO_MARGIN if options.margin == "auto" else float(options.margin)

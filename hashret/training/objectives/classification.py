@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hashret.training.objectives.base import Objective, Outputs, Scored
+from hashret.training.objectives.dropout import dropout
 
 
 class Classification(Objective):
@@ -18,13 +19,14 @@ class Classification(Objective):
     baseline and as a start for other objectives, and codes are fitted to them when training is done (ITQ). With "codes" the
     classifier reads the activations, so bits must tell the classes apart. Sources: Zhai and Wu, "Classification is a Strong
     Baseline for Deep Metric Learning", 2019 (features); Lin, Yang, Hsiao, Chen, "Deep Learning of Binary Hash Codes for Fast
-    Image Retrieval", 2015 (through codes).
+    Image Retrieval", 2015 (through codes). In training, the share `share` of what is read is dropped.
     """
 
-    def __init__(self, *, through: str, width: int, n_classes: int) -> None:
+    def __init__(self, *, through: str, width: int, n_classes: int, share: float = 0.0, seed: int = 0) -> None:
         super().__init__()
         self.through = through
         self.classifier = nn.Linear(width, n_classes)
+        self.dropout = dropout(share, seed)
 
     def describe(self) -> str:
         """What is read, and what that means for the hash head."""
@@ -32,7 +34,7 @@ class Classification(Objective):
 
     def score(self, outputs: Outputs, labels_D: Tensor, progress: float) -> Scored:
         """The loss, and the share of pictures whose class has the highest score."""
-        scores_DC = self.classifier(read(outputs, self.through))
+        scores_DC = self.classifier(self.dropout(read(outputs, self.through)))
         right = scores_DC.detach().argmax(dim=1) == labels_D
         return Scored(functional.cross_entropy(scores_DC, labels_D), {"accuracy": right.float().mean()})
 

@@ -31,18 +31,19 @@ class Nested(Objective):
         super().__init__()
         self.lengths = prefixes(code_size)
         self.objectives = nn.ModuleList(build(length) for length in self.lengths)
-        self.margin, self.margin_bits = self._whole.margin, self._whole.margin_bits
-        self.several_labels = self._whole.several_labels
+        self.margin, self.margin_bits = self.whole.margin, self.whole.margin_bits
+        self.several_labels = self.whole.several_labels
 
     @property
-    def _whole(self) -> Objective:
+    def whole(self) -> Objective:
+        """The objective of the whole code."""
         whole = self.objectives[-1]
         assert isinstance(whole, Objective)
         return whole
 
     def describe(self) -> str:
         """The objective of the whole code, and the prefixes."""
-        return f"{self._whole.describe()}; nested in {', '.join(map(str, self.lengths))} bits"
+        return f"{self.whole.describe()}; nested in {', '.join(map(str, self.lengths))} bits"
 
     def score(self, outputs: Outputs, labels_D: Tensor, progress: float) -> Scored:
         """The loss; scalars of the whole code by their own names, those of a prefix of 16 bits as `name_16_bits`."""

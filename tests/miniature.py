@@ -129,7 +129,7 @@ def make_compcars(
         for k, row in enumerate(rows[:per_class]):
             place = f"{number % 2 + 1}/{3 * number}/{2010 + k % 3 if k else 'unknown'}/{label}{97 - k}"
             put(table, row, root / f"data/image/{place}.jpg")
-            box = f"{2 + number} {2 + k % 3} {60 + number % 3} {47 - number % 2}"
+            box = f"{2 + number % 9} {2 + k % 3} {60 + number % 3} {47 - number % 2}"
             write_lines(root / f"data/label/{place}.txt", [f"{viewpoints[k % 5]}", "1", box])
     write_mat(
         root / "data/misc/make_model_name.mat",

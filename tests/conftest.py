@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from hypothesis import settings
+from miniature import make_turntable
 from PIL import Image
 
 from hashret import following
+from hashret.data import PictureTable
 from hashret.hamming import costs
 from hashret.training.options import READ_BY, TrainingOptions
 
@@ -108,6 +110,12 @@ def unseen_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_pictures(root / "train")
     make_pictures(root / "test", classes=3, first=6)
     return root
+
+
+@pytest.fixture(scope="session")
+def turntable_table(tmp_path_factory: pytest.TempPathFactory) -> PictureTable:
+    """A turntable set of 8 classes, three of them of split test, x 13 pictures of 64x48 pixels."""
+    return make_turntable(tmp_path_factory.mktemp("turntable"))
 
 
 TINY = [

@@ -97,7 +97,7 @@ def _list(path: Path, n_classes: int, names: list[str], label_of: dict[str, str]
     """{picture: label} of a list, in its order; `label_of` keeps the label of every row of flags that was met."""
     pictures: dict[str, str] = {}
     for number, line in enumerate(_lines(path), 1):
-        name, *flags = line.rsplit(maxsplit=n_classes)
+        name, *flags = line.rsplit(maxsplit=n_classes) or [""]
         row = "".join(flags)
         if row not in label_of or len(flags) != n_classes or not is_picture_name(name):
             _check_line(path, number, line, n_classes)

@@ -60,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="about how many examples each list shows, with pictures; 0: numbers only (default: %(default)s)",
     )
+    parser.add_argument(
+        "--map",
+        choices=("auto", "off"),
+        default="auto",
+        help="lay the pictures out on a plane by UMAP, which takes a while: where umap-learn is installed, or not at all "
+        "(default: %(default)s)",
+    )
     add_compute_arguments(parser)
     add_json_argument(parser)
 
@@ -131,6 +138,7 @@ def _analysis(
 ) -> tuple[Analysis, int, Path | None]:
     """The numbers of the report; how many pictures were left out, and where they are listed."""
     from hashret.evaluation.gallery import gallery_rule
+    from hashret.report import projection
     from hashret.report.analysis import CODES, Encodings, analyse
 
     what = ("codes", "features", "logits")
@@ -145,7 +153,8 @@ def _analysis(
     # A run validates with each picture against all others; what a table asks for besides belongs to other splits.
     rule = gallery_rule("self" if looked_at.validated else "auto", gallery)
     encodings = Encodings(hasher.code_size, encoded.codes, encoded.logits, encoded.features, hasher.thresholds)
-    analysis = analyse(gallery, labelled, encodings, rule)
+    with_map = args.map == "auto" and projection.is_installed()
+    analysis = analyse(gallery, labelled, encodings, rule, with_map=with_map)
     if not analysis.results[CODES].scores.n_queries:
         raise DataError(
             f"none of {looked_at.words} has another picture of its own class, so there is nothing to find; look at "

@@ -215,10 +215,8 @@ def hits(lines: Sequence[Line]) -> str:
         return _svg(figure, f"Share of queries with a right picture among the first k. {said}")
 
 
-CLASS_COLOURS = tuple(
-    to_hex(hls_to_rgb(i / 20, lightness, 0.75)) for i, lightness in zip(range(20), (0.42, 0.58) * 10, strict=True)
-)
-"""Twenty that stand out on white and on black."""
+CLASS_COLOURS = tuple(to_hex(hls_to_rgb((0.58 + 0.45 * i) % 1, (0.42, 0.58)[i // 10], 0.75)) for i in range(20))
+"""Twenty that stand out on white and on black, those next to each other far apart on the wheel."""
 CLASS_MARKS = {"o": "●", "^": "▲", "s": "■", "D": "◆"}
 _PALE = "#9a9a9a"
 
@@ -266,7 +264,8 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
             {"linestyle": "", "marker": "s", "markersize": 3} if line.points else {"linestyle": dashes}
         )
         axes.plot(line.x, line.y, color=colour, label=line.name, **how)
-    _legend(axes, columns=1 if max(len(line.name) for line in lines) > 20 else 2)
+    # Names stand side by side where there is room for them.
+    _legend(axes, columns=max(1, 48 // (max(len(line.name) for line in lines) + 5)))
 
 
 def _precision_at(line: Line, recall: float) -> str:

@@ -243,7 +243,7 @@ def _rank_curves(analysis: Analysis) -> dict[str, str]:
         "precision_recall": charts.precision_recall(
             [
                 *(charts.Line(name, curve.recall_K, curve.precision_K) for name, curve in curves.items()),
-                charts.Line("codes within a radius", radius.recall_D, radius.precision_D, points=True),
+                charts.Line("within a radius", radius.recall_D, radius.precision_D, points=True),
             ]
         ),
         "hits": charts.hits(

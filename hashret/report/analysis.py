@@ -190,17 +190,25 @@ class Analysis:
         """Every class with its scores by codes, the lowest mean average precision first."""
         labels_Q, scored = self.labels_Q, np.flatnonzero(~np.isnan(self.ap[CODES]))
         counts = np.bincount(labels_Q[scored], minlength=len(self.classes))
-        means = [
+        hit1, ap, float_hit1, float_ap = (
             np.bincount(labels_Q[scored], weights=each_Q[scored], minlength=len(self.classes)) / np.maximum(1, counts)
             for name in (CODES, FEATURES)
             for each_Q in (per_query(self.results[name], "hit@1"), self.ap[name])
-        ]
+        )
         wrong = ranking.confused(self.answers)
         taken_for: dict[int, str] = {}
         for asked, answered in zip(wrong.asked_P.tolist(), wrong.answered_P.tolist(), strict=True):
             taken_for.setdefault(asked, self.classes[answered])  # the most frequent comes first
         found = [
-            ClassScore(label, int(n), *(float(mean[i]) for mean in means), taken_for.get(i, ""))
+            ClassScore(
+                label,
+                int(n),
+                float(hit1[i]),
+                float(ap[i]),
+                float(float_hit1[i]),
+                float(float_ap[i]),
+                taken_for.get(i, ""),
+            )
             for i, (label, n) in enumerate(zip(self.classes, counts, strict=True))
             if n
         ]
@@ -362,7 +370,7 @@ def outcomes(result: Result) -> NDArray[np.int8]:
 
 def _or_none(values: Floats) -> list[Any]:
     """The numbers as lists, None for NaN."""
-    listed: list[Any] = np.where(np.isnan(values), None, values).tolist()
+    listed: list[Any] = np.where(np.isnan(values), np.array(None), values).tolist()
     return listed
 
 

@@ -215,6 +215,42 @@ def hits(lines: Sequence[Line]) -> str:
         return _svg(figure, f"Share of queries with a right picture among the first k. {said}")
 
 
+class Point(NamedTuple):
+    """A score of codes of so many bits, with its interval."""
+
+    name: str
+    bits: float
+    score: float
+    interval: tuple[float, float]
+
+
+def sizes(points: Sequence[Point], score: str) -> str:
+    """Scores over code sizes, on a logarithmic axis, with their intervals."""
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _axes(4.2, 2.8)
+        for i, point in enumerate(points):
+            (low, high), colour = point.interval, _SERIES[i % len(_SERIES)]
+            axes.plot([point.bits] * 2, [low, high], color=colour, linewidth=1.2)
+            axes.plot(
+                point.bits,
+                point.score,
+                color=colour,
+                linestyle="",
+                marker=_MARKS[i % 4],
+                markersize=6,
+                label=point.name,
+            )
+        bits = sorted({point.bits for point in points})
+        axes.set(xscale="log", xlabel="bits", ylabel=score, xlim=(bits[0] / 1.3, bits[-1] * 1.3))
+        axes.set_xticks(bits, [f"{each:.0f}" for each in bits])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
+        axes.margins(y=0.1)
+        _name(axes, [point.name for point in points])
+        said = "; ".join(f"{point.name}, {point.bits:.0f} bits: {point.score:.4f}" for point in points)
+        return _svg(figure, f"{score} by code size. {said}")
+
+
 CLASS_COLOURS = tuple(to_hex(hls_to_rgb((0.58 + 0.45 * i) % 1, (0.42, 0.58)[i // 10], 0.75)) for i in range(20))
 """Twenty that stand out on white and on black, those next to each other far apart on the wheel."""
 CLASS_MARKS = {"o": "●", "^": "▲", "s": "■", "D": "◆"}
@@ -231,24 +267,28 @@ def places(places_P2: Floats, groups_P: Integers, n_groups: int, description: st
         axes.set_axis_off()
         size = float(np.clip(9000 / max(1, len(places_P2)), 3, 22))
         behind = groups_P < 0
-        axes.scatter(*places_P2[behind].T, s=size / 2, c=_PALE, alpha=0.25, linewidths=0, rasterized=True)
+        _scatter(axes, places_P2[behind], s=size / 2, c=_PALE, alpha=0.25)
         if n_groups <= len(CLASS_COLOURS):
             for group in range(n_groups):
-                axes.scatter(
-                    *places_P2[groups_P == group].T,
+                _scatter(
+                    axes,
+                    places_P2[groups_P == group],
                     s=size,
                     c=CLASS_COLOURS[group],
                     marker=class_mark(group),
                     alpha=0.8,
-                    linewidths=0,
-                    rasterized=True,
                 )
         else:
             # Two colours that stand side by side on the wheel are classes that stand far apart by name.
             hues = (groups_P[~behind] * 0.618034) % 1
             colours = [hls_to_rgb(hue, 0.5, 0.75) for hue in hues.tolist()]
-            axes.scatter(*places_P2[~behind].T, s=size, c=colours, alpha=0.7, linewidths=0, rasterized=True)
+            _scatter(axes, places_P2[~behind], s=size, c=colours, alpha=0.7)
         return _svg(figure, description)
+
+
+def _scatter(axes: Axes, places_P2: Floats, **how: Any) -> None:
+    """Points as pixels: as shapes they would be most of the page."""
+    axes.scatter(places_P2[:, 0], places_P2[:, 1], linewidths=0, rasterized=True, **how)
 
 
 def class_mark(group: int) -> str:
@@ -264,8 +304,12 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
             {"linestyle": "", "marker": "s", "markersize": 3} if line.points else {"linestyle": dashes}
         )
         axes.plot(line.x, line.y, color=colour, label=line.name, **how)
-    # Names stand side by side where there is room for them.
-    _legend(axes, columns=max(1, 48 // (max(len(line.name) for line in lines) + 5)))
+    _name(axes, [line.name for line in lines])
+
+
+def _name(axes: Axes, names: Sequence[str]) -> None:
+    """The names, side by side where there is room for them."""
+    _legend(axes, columns=max(1, 48 // (max(map(len, names)) + 5)))
 
 
 def _precision_at(line: Line, recall: float) -> str:

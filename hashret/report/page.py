@@ -238,7 +238,6 @@ def _ranked(analysis: Analysis, pictures: _Pictures, queries: Sequence[int]) -> 
 
 def _rank_curves(analysis: Analysis) -> dict[str, str]:
     curves, radius = analysis.curves, analysis.radius_curve
-    within = [curve.ranks_K <= HIT_RANKS for curve in curves.values()]
     return {
         "precision_recall": charts.precision_recall(
             [
@@ -246,12 +245,7 @@ def _rank_curves(analysis: Analysis) -> dict[str, str]:
                 charts.Line("within a radius", radius.recall_D, radius.precision_D, points=True),
             ]
         ),
-        "hits": charts.hits(
-            [
-                charts.Line(name, curve.ranks_K[few], curve.hit_K[few])
-                for few, (name, curve) in zip(within, curves.items(), strict=True)
-            ]
-        ),
+        "hits": charts.hits([charts.Line(name, *curve.first(HIT_RANKS)) for name, curve in curves.items()]),
     }
 
 
@@ -459,7 +453,7 @@ def _twins(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, 
 def _settings(run: RunFacts) -> dict[str, Any]:
     def pairs(values: Any) -> list[tuple[str, str]]:
         known = values if isinstance(values, Mapping) else {}
-        return [(readable(name), readable(_written(value), 400)) for name, value in known.items()]
+        return [(readable(name), readable(written(value), 400)) for name, value in known.items()]
 
     about = ("status", "data", "source", "task", "margin", "validation", "pictures", "device", "seconds", "result")
     return {
@@ -478,12 +472,12 @@ def _versions(document: Mapping[str, Any]) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value of JSON as people write it."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_written(each)}" for name, each in value.items())
+        return ", ".join(f"{name}: {written(each)}" for name, each in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join(_written(each) for each in value) or "none"
+        return " ".join(written(each) for each in value) or "none"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -31,27 +31,35 @@ if TYPE_CHECKING:
     from hashret.report.analysis import Analysis
     from hashret.report.verdict import RunFacts
     from hashret.training.runs import Run
+    from hashret.training.splits import TrainingSplit
 
 EXAMPLE = """\
-Example:  hashret report runs/cars64          (writes runs/cars64/report.html)
+Example:  hashret report runs/cars64                 (writes runs/cars64/report.html)
+          hashret report runs/cars64 runs/cars32    (writes compare.html)
 
 Shows how a run learnt, what its bits are worth, what codes lose against float features, the queries that fail, the classes
 that are confused and the labels that are doubted, in one HTML page that holds its pictures itself. It looks at the run's own
-validation pictures, or with --split at those of a split. Encoding goes on where it was interrupted when the command is typed
+validation pictures, or with --split at those of a split. Of several runs it makes one page that sets their scores, curves and
+settings side by side, on the pictures of the first. Encoding goes on where it was interrupted when the command is typed
 again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.description = EXAMPLE
-    parser.add_argument("run", metavar="RUN", help="a run folder, or its name in runs/; RUN@3 is its third epoch")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run folder, or its name in runs/; RUN@3 is its third epoch; others are set against the first",
+    )
     # The data and label map of the run serve where nothing else is said.
     add_data_arguments(parser, required=False)
     parser.add_argument(
         "--out",
         type=Path,
         metavar="HTML",
-        help="where to write (default: report.html, or report-SPLIT.html, in the run)",
+        help="where to write (default: report.html, or report-SPLIT.html, in the run; of several runs compare.html here)",
     )
     parser.add_argument(
         "--examples",
@@ -59,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=12,
         metavar="N",
         help="about how many examples each list shows, with pictures; 0: numbers only (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--map",
+        choices=("auto", "off"),
+        default="auto",
+        help="lay the pictures out on a plane by UMAP, which takes a while: where umap-learn is installed, or not at all "
+        "(default: %(default)s)",
     )
     add_compute_arguments(parser)
     add_json_argument(parser)
@@ -70,17 +85,20 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "a report is drawn with matplotlib and jinja2, which are not installed; pip install 'hashret[report]'"
         )
+    if len(args.runs) > 1:
+        from hashret.cli.report_several import run_several
+
+        return run_several(args)
     from hashret.model.folder import resolve_model
 
-    model_folder = resolve_model(args.run)
-    run_folder = _run_of(model_folder)
+    model_folder = resolve_model(args.runs[0])
+    run_folder = run_of(model_folder)
     document = run_folder.read()
     out = args.out or run_folder.folder / ("-".join(["report", *(args.split or [])]).replace("/", "-") + ".html")
-    _check_out(out)
-    looked_at = _looked_at(args, document, run_folder)
+    check_out(out)
+    looked_at = looked_at_by(args, document, run_folder)
 
     from hashret.data.table import PictureTable
-    from hashret.index import durable
     from hashret.model.hasher import Hasher
     from hashret.report.page import render
     from hashret.report.verdict import sentences
@@ -92,18 +110,14 @@ def run(args: argparse.Namespace) -> int:
         if named is not None:
             analysis = analysis.without_suspects(set(named.ids))
         facts = _facts(args, run_folder, document, looked_at, hasher, n_skipped, named)
-        page = render(facts, analysis, args.examples).encode("utf-8", errors="backslashreplace")
-        try:
-            durable.replace_file(out, page)
-        except OSError as error:
-            raise DataError(f"{out} cannot be written ({error.strerror}); choose another --out") from error
+        n_bytes = write_page(out, render(facts, analysis, args.examples))
     said = sentences(facts, analysis)
     if args.json:
         print_json(
             {
                 "run": run_folder.folder,
                 "out": out,
-                "bytes": len(page),
+                "bytes": n_bytes,
                 "data": analysis.gallery.name,
                 "validated": looked_at.validated,
                 "pictures": len(analysis.gallery),
@@ -122,15 +136,16 @@ def run(args: argparse.Namespace) -> int:
     n_doubted = len(analysis.suspects.queries_S) + (0 if named is None else len(named))
     doubted, alike = counted(n_doubted, "label"), counted(analysis.twins.n, "pair")
     print("\n".join(said))
-    print(f"{out}: {doubted} to look at, {alike} alike under two labels; {len(page) / 1e6:.1f} MB")
+    print(f"{out}: {doubted} to look at, {alike} alike under two labels; {n_bytes / 1e6:.1f} MB")
     return 0
 
 
 def _analysis(
-    args: argparse.Namespace, hasher: Hasher, looked_at: _LookedAt, workplace: Path, listed: Path
+    args: argparse.Namespace, hasher: Hasher, looked_at: LookedAt, workplace: Path, listed: Path
 ) -> tuple[Analysis, int, Path | None]:
     """The numbers of the report; how many pictures were left out, and where they are listed."""
     from hashret.evaluation.gallery import gallery_rule
+    from hashret.report import projection
     from hashret.report.analysis import CODES, Encodings, analyse
 
     what = ("codes", "features", "logits")
@@ -145,7 +160,8 @@ def _analysis(
     # A run validates with each picture against all others; what a table asks for besides belongs to other splits.
     rule = gallery_rule("self" if looked_at.validated else "auto", gallery)
     encodings = Encodings(hasher.code_size, encoded.codes, encoded.logits, encoded.features, hasher.thresholds)
-    analysis = analyse(gallery, labelled, encodings, rule)
+    with_map = args.map == "auto" and projection.is_installed()
+    analysis = analyse(gallery, labelled, encodings, rule, with_map=with_map)
     if not analysis.results[CODES].scores.n_queries:
         raise DataError(
             f"none of {looked_at.words} has another picture of its own class, so there is nothing to find; look at "
@@ -155,7 +171,7 @@ def _analysis(
 
 
 @dataclass(frozen=True)
-class _LookedAt:
+class LookedAt:
     """The pictures of a report, in a table and in words, and whether they are those that the run was validated on."""
 
     table: PictureTable
@@ -163,7 +179,7 @@ class _LookedAt:
     validated: bool
 
 
-def _run_of(model_folder: Path) -> Run:
+def run_of(model_folder: Path) -> Run:
     """The run that a model folder is, or in which it was kept. UsageError for a model without one."""
     from hashret.training.runs import RUN_FILE, Run
 
@@ -175,7 +191,7 @@ def _run_of(model_folder: Path) -> Run:
     )
 
 
-def _history(run: Run) -> list[dict[str, Any]]:
+def history_of(run: Run) -> list[dict[str, Any]]:
     """The lines of the log that are whole: a run that trains may be writing its last one."""
     lines = []
     if run.log_path.is_file():
@@ -189,7 +205,7 @@ def _history(run: Run) -> list[dict[str, Any]]:
     return lines
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """UsageError unless the page can be written there, over nothing or over an earlier report."""
     from hashret.report.page import GENERATOR
 
@@ -198,11 +214,9 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"--out is {out}, which exists and is no report of hashret; name another file, or remove it")
 
 
-def _looked_at(args: argparse.Namespace, document: Mapping[str, Any], run: Run) -> _LookedAt:
+def looked_at_by(args: argparse.Namespace, document: Mapping[str, Any], run: Run) -> LookedAt:
     """The pictures of the splits that were named, or else those that the run was validated on, found as it found them."""
     from hashret.data.sources import open_source
-    from hashret.training.options import TrainingOptions, learns_from
-    from hashret.training.splits import split_for_training
 
     source = document["source"] or {}
     data = args.data or source.get("data")
@@ -218,17 +232,8 @@ def _looked_at(args: argparse.Namespace, document: Mapping[str, Any], run: Run) 
             raise DataError(
                 f"the split {named} of {whole.name} has no labelled picture, so no answer can be right; label some"
             )
-        return _LookedAt(table, f"the {counted(len(table), 'picture')} of the split {named} of {whole.name}", False)
-    left_out = set(source.get("skipped") or ())
-    readable = whole.select(np.array([row_id not in left_out for row_id in whole.ids], dtype=bool))
-    asked = {**TrainingOptions().as_dict(), **document["options"]}
-    split = split_for_training(
-        readable,
-        task=asked["task"],
-        validation=asked["validation"],
-        seed=asked["seed"],
-        learns_from=learns_from(asked.get("objective", "triplet")),
-    )
+        return LookedAt(table, f"the {counted(len(table), 'picture')} of the split {named} of {whole.name}", False)
+    split = split_as_trained(whole, document)
     found = {"train": len(split.train), "validation": len(split.validation)}
     noted = document.get("pictures", found)
     if found != noted:
@@ -238,14 +243,43 @@ def _looked_at(args: argparse.Namespace, document: Mapping[str, Any], run: Run) 
             "split with --split"
         )
     words = f"the {counted(len(split.validation), 'validation picture')} ({split.how})"
-    return _LookedAt(split.validation, words, True)
+    return LookedAt(split.validation, words, True)
+
+
+def split_as_trained(whole: PictureTable, document: Mapping[str, Any]) -> TrainingSplit:
+    """What a run trained on and what it was validated on, of the table that it was given."""
+    from hashret.training.options import TrainingOptions, learns_from
+    from hashret.training.splits import split_for_training
+
+    left_out = set((document["source"] or {}).get("skipped") or ())
+    readable = whole.select(np.array([row_id not in left_out for row_id in whole.ids], dtype=bool))
+    asked = {**TrainingOptions().as_dict(), **document["options"]}
+    return split_for_training(
+        readable,
+        task=asked["task"],
+        validation=asked["validation"],
+        seed=asked["seed"],
+        learns_from=learns_from(asked.get("objective", "triplet")),
+    )
+
+
+def write_page(out: Path, page: str) -> int:
+    """Write the page, whole; its bytes. DataError when it cannot be written."""
+    from hashret.index import durable
+
+    content = page.encode("utf-8", errors="backslashreplace")
+    try:
+        durable.replace_file(out, content)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}); choose another --out") from error
+    return len(content)
 
 
 def _facts(
     args: argparse.Namespace,
     run: Run,
     document: Mapping[str, Any],
-    looked_at: _LookedAt,
+    looked_at: LookedAt,
     hasher: Hasher,
     n_skipped: int,
     named: PictureTable | None,
@@ -258,13 +292,8 @@ def _facts(
     epoch = hasher.scores.get("epoch")
     config = hasher.config
     training = train_command(run.folder, document)
-    again = ["hashret", "report", args.run]
-    for flag, values in (
-        ("--data", [args.data]), ("--label-map", [args.label_map]), ("--split", args.split or []), ("--out", [args.out])
-    ):  # fmt: skip
-        again += [word for value in values if value is not None for word in (flag, str(value))]
     commands = [("Train this model again", training)] if training else []
-    history = _history(run)
+    history = history_of(run)
     return RunFacts(
         name=run.folder.resolve().name,
         document=document,
@@ -274,7 +303,7 @@ def _facts(
         validated=looked_at.validated,
         logged=hasher.scores if looked_at.validated else {},
         n_skipped=n_skipped,
-        commands=[*commands, ("Make this report again", shlex.join(again))],
+        commands=[*commands, ("Make this report again", again(args))],
         model={
             **config["architecture"],
             "code_size": hasher.code_size,
@@ -288,6 +317,16 @@ def _facts(
         suspects_path=str(run.suspects_path),
         best_logged=best_of(history, document.get("options", {})).epoch,
     )
+
+
+def again(args: argparse.Namespace) -> str:
+    """The command line that was typed, without what does not change the page."""
+    words = ["hashret", "report", *args.runs]
+    for flag, values in (
+        ("--data", [args.data]), ("--label-map", [args.label_map]), ("--split", args.split or []), ("--out", [args.out])
+    ):  # fmt: skip
+        words += [word for value in values if value is not None for word in (flag, str(value))]
+    return shlex.join(words)
 
 
 def train_command(folder: Path, document: Mapping[str, Any]) -> str | None:

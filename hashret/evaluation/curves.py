@@ -29,6 +29,11 @@ class RankCurves:
     recall_K: NDArray[np.float64]
     precision_K: NDArray[np.float64]
 
+    def first(self, ranks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The ranks up to this one, as float64, and hit@k there."""
+        few = self.ranks_K <= ranks
+        return self.ranks_K[few].astype(np.float64), self.hit_K[few]
+
     def as_dict(self) -> dict[str, Any]:
         """The arrays as JSON values."""
         return {

@@ -16,13 +16,26 @@ from numpy.typing import NDArray
 from hashret import codes
 from hashret.data.table import PictureTable
 from hashret.evaluation.compare import Representation, Result, TwoStage, compare
+from hashret.evaluation.conditions import (
+    Conditions,
+    TopOneByCondition,
+    has_views_and_times,
+    rotation_by_time,
+    time_by_time,
+    top1_by_condition,
+)
+from hashret.evaluation.curves import RankCurves, rank_curves
 from hashret.evaluation.gallery import GalleryRule
-from hashret.metrics import bootstrap_interval
-from hashret.report import bits, labels, ranking
+from hashret.metrics import Curve, bootstrap_interval, distance_histograms
+from hashret.report import bits, labels, projection, ranking
+from hashret.report.projection import PictureMap
 from hashret.report.ranking import Answers, Floats, Integers, Nearest, Pairs
 
 CODES, TWO_STAGE, LOGITS, FEATURES = "codes", "two-stage", "logits", "features"
 """What stands for a picture, from the cheapest to the dearest."""
+
+TURN, LIGHT = "turn", "light"
+"""Conditions under which pictures are found: how far the view is turned, and at which time of day."""
 
 SHOWN_NEIGHBOURS = 5
 SHORTLIST = 100
@@ -47,12 +60,50 @@ class Encodings:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well queries of one class do: means over those that have something to find."""
+    """How well queries of one class do by codes and by features: means over those that have something to find.
+
+    taken_for: the class that answers most often in its place, "" where none does.
+    """
 
     label: str
     n_queries: int
     hit1: float
     ap: float
+    float_hit1: float
+    float_ap: float
+    taken_for: str
+
+
+@dataclass(frozen=True)
+class ConditionMap:
+    """Top-1 where only one condition is to be found, by codes and by features."""
+
+    conditions: Conditions
+    found: dict[str, TopOneByCondition]
+
+    def grid(self, name: str) -> tuple[Floats, Floats, Integers]:
+        """Top-1, pictures to be found a query, and queries, each (R + 1, C): the conditions, and below them all rows together."""
+        shape = len(self.conditions.rows), len(self.conditions.columns)
+        top1, n_queries, findable = (
+            each.reshape(shape)
+            for each in (self.found[name].top1_C, self.found[name].n_queries_C, self.found[name].findable_C)
+        )
+        total = n_queries.sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            top1_all, findable_all = (np.nansum(each * n_queries, axis=0) / total for each in (top1, findable))
+        return np.vstack([top1, top1_all]), np.vstack([findable, findable_all]), np.vstack([n_queries, total])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The map as JSON values, None where there is no query."""
+        grids = {name: self.grid(name) for name in self.found}
+        _, findable, n_queries = grids[CODES]
+        return {
+            "rows": [*self.conditions.rows, "all"],
+            "columns": self.conditions.columns,
+            "top1": {name: _or_none(top1) for name, (top1, _, _) in grids.items()},
+            "findable": _or_none(findable),
+            "queries": n_queries.tolist(),
+        }
 
 
 @dataclass(frozen=True)
@@ -75,6 +126,10 @@ class Analysis:
     suspects: labels.Suspects
     twins: labels.Twins
     twin_pixels_T: Floats
+    curves: dict[str, RankCurves]
+    radius_curve: Curve
+    conditions: dict[str, ConditionMap]
+    picture_map: PictureMap | None = None
 
     @property
     def labels_Q(self) -> Integers:
@@ -112,6 +167,13 @@ class Analysis:
         order = np.argsort(ap_Q, kind="stable")
         return [int(query) for query in order[:most] if not np.isnan(ap_Q[query])]
 
+    def best(self, most: int) -> list[int]:
+        """The queries of the highest average precision by codes, at most one a class, ties by row."""
+        ap_Q = self.ap[CODES]
+        order = [int(query) for query in np.argsort(-ap_Q, kind="stable") if not np.isnan(ap_Q[query])]
+        _, first = np.unique(self.labels_Q[order], return_index=True)
+        return [order[place] for place in np.sort(first)[:most]]
+
     def lost_to_bits(self) -> list[int]:
         """Queries that features answer rightly and codes wrongly, the largest loss of average precision first."""
         lost = np.flatnonzero((self.outcomes[FEATURES] == RIGHT) & (self.outcomes[CODES] == WRONG))
@@ -126,15 +188,28 @@ class Analysis:
 
     def class_scores(self) -> list[ClassScore]:
         """Every class with its scores by codes, the lowest mean average precision first."""
-        hit1_Q, ap_Q, labels_Q = per_query(self.results[CODES], "hit@1"), self.ap[CODES], self.labels_Q
-        scored = np.flatnonzero(~np.isnan(ap_Q))
+        labels_Q, scored = self.labels_Q, np.flatnonzero(~np.isnan(self.ap[CODES]))
         counts = np.bincount(labels_Q[scored], minlength=len(self.classes))
-        sums = [
-            np.bincount(labels_Q[scored], weights=each[scored], minlength=len(self.classes)) for each in (hit1_Q, ap_Q)
-        ]
+        hit1, ap, float_hit1, float_ap = (
+            np.bincount(labels_Q[scored], weights=each_Q[scored], minlength=len(self.classes)) / np.maximum(1, counts)
+            for name in (CODES, FEATURES)
+            for each_Q in (per_query(self.results[name], "hit@1"), self.ap[name])
+        )
+        wrong = ranking.confused(self.answers)
+        taken_for: dict[int, str] = {}
+        for asked, answered in zip(wrong.asked_P.tolist(), wrong.answered_P.tolist(), strict=True):
+            taken_for.setdefault(asked, self.classes[answered])  # the most frequent comes first
         found = [
-            ClassScore(label, int(n), float(hits / n), float(ap / n))
-            for label, n, hits, ap in zip(self.classes, counts, *sums, strict=True)
+            ClassScore(
+                label,
+                int(n),
+                float(hit1[i]),
+                float(ap[i]),
+                float(float_hit1[i]),
+                float(float_ap[i]),
+                taken_for.get(i, ""),
+            )
+            for i, (label, n) in enumerate(zip(self.classes, counts, strict=True))
             if n
         ]
         return sorted(found, key=lambda each: (each.ap, each.label))
@@ -153,6 +228,14 @@ class Analysis:
                 "separation": None if np.isnan(self.distances.separation) else self.distances.separation,
                 "most_correlated": [pair._asdict() for pair in self.bit_pairs],
             },
+            "curves": {
+                **{name: curve.as_dict() for name, curve in self.curves.items()},
+                "codes_by_radius": {
+                    "recall": _or_none(self.radius_curve.recall_D), "precision": _or_none(self.radius_curve.precision_D)
+                },
+            },
+            "classes": [vars(each) for each in self.class_scores()],
+            "top1_by_condition": {name: each.as_dict() for name, each in self.conditions.items()},
             "worst_queries": [{"id": query_ids[query], "ap": float(self.ap[CODES][query])} for query in self.worst(LISTED)],
             "confused": [
                 {"asked": self.classes[asked], "answered": self.classes[answered], "count": count}
@@ -180,10 +263,13 @@ class Analysis:
         return [(int(query), int(first_Q[query])) for query in queries[order]]
 
 
-def analyse(gallery: PictureTable, query_rows_Q: Integers, encodings: Encodings, rule: GalleryRule) -> Analysis:
+def analyse(
+    gallery: PictureTable, query_rows_Q: Integers, encodings: Encodings, rule: GalleryRule, *, with_map: bool = False
+) -> Analysis:
     """The numbers of a report: pictures `query_rows_Q` of `gallery`, which have labels, each query all that counts for them.
 
-    encodings: of the gallery, row for row. Scores are those of `evaluation.compare`. UsageError without a query.
+    encodings: of the gallery, row for row. Scores are those of `evaluation.compare`. with_map: lay the pictures out on a plane,
+    which needs umap-learn and takes longer than all else. UsageError without a query.
     """
     queries = gallery.select(query_rows_Q)
     labels_N, classes = gallery.class_ids()
@@ -216,6 +302,18 @@ def analyse(gallery: PictureTable, query_rows_Q: Integers, encodings: Encodings,
     twins = labels.twins(encodings.codes_NB, n_bits, encodings.features_ND, labels_N, MOST_TWINS)
     likeness_T = labels.pixel_likeness(gallery, twins)
     likest = np.argsort(-likeness_T, kind="stable")
+    both = (CODES, FEATURES)
+    conditions = {
+        kind: ConditionMap(
+            each,
+            {
+                name: top1_by_condition(representations[name], labels_Q, labels_N, each.of_pairs, each.n, valid)
+                for name in both
+            },
+        )
+        for kind, each in _conditions(queries, gallery).items()
+    }
+    counts = distance_histograms(*sides[CODES], n_bits, labels_Q, labels_N, left_out=rule.left_out(queries, gallery))
     return Analysis(
         gallery=gallery,
         query_rows_Q=query_rows_Q,
@@ -233,7 +331,20 @@ def analyse(gallery: PictureTable, query_rows_Q: Integers, encodings: Encodings,
         suspects=labels.suspects(labels_Q, labels_N, [each.rows_QK[:, :n_votes] for each in nearest.values()]),
         twins=twins.select(likest),
         twin_pixels_T=likeness_T[likest],
+        curves=dict(
+            zip(both, rank_curves([representations[name] for name in both], queries, gallery, rule), strict=True)
+        ),
+        radius_curve=counts.curve(),
+        conditions=conditions,
+        picture_map=projection.picture_map(encodings.features_ND, query_rows_Q) if with_map else None,
     )
+
+
+def _conditions(queries: PictureTable, gallery: PictureTable) -> dict[str, Conditions]:
+    """The conditions that the tables tell, by what they are of."""
+    if not (has_views_and_times(queries) and has_views_and_times(gallery)):
+        return {}
+    return {TURN: rotation_by_time(queries, gallery), LIGHT: time_by_time(queries, gallery)}
 
 
 def votes_to_ask(labels_Q: Integers) -> int:
@@ -255,6 +366,12 @@ def outcomes(result: Result) -> NDArray[np.int8]:
     worst, best = (result.scores.per_query("hit@1", order) for order in ("worst", "best"))
     found_Q[result.scores.scored_Q] = np.where(worst > 0, RIGHT, np.where(best > 0, TIED, WRONG))
     return found_Q
+
+
+def _or_none(values: Floats) -> list[Any]:
+    """The numbers as lists, None for NaN."""
+    listed: list[Any] = np.where(np.isnan(values), np.array(None), values).tolist()
+    return listed
 
 
 def _vectors(encodings: Encodings) -> dict[str, NDArray[Any]]:

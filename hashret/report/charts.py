@@ -10,14 +10,15 @@ import io
 import re
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from colorsys import hls_to_rgb
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from hashret.report.bits import DistanceCounts
 from hashret.report.history import Panel
@@ -175,6 +176,148 @@ def float_against_binary(float_Q: Floats, binary_Q: Floats) -> str:
         return _svg(
             figure, f"Average precision of each query by features and by codes; for {below:.0%} codes are worse"
         )
+
+
+class Line(NamedTuple):
+    """A named curve; points: squares at its places instead of a line through them."""
+
+    name: str
+    x: Floats
+    y: Floats
+    points: bool = False
+
+
+def precision_recall(lines: Sequence[Line]) -> str:
+    """Precision up, recall across. NaN is left out."""
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _axes(4.2, 3.2)
+        _draw(axes, lines)
+        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks([0, 0.25, 0.5, 0.75, 1])
+        said = "; ".join(f"{line.name}: {_precision_at(line, 0.5)}" for line in lines)
+        return _svg(figure, f"Precision against recall. {said}")
+
+
+def hits(lines: Sequence[Line]) -> str:
+    """The share of queries with a right picture among the first k, k across, on a logarithmic axis."""
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _axes(4.2, 3.2)
+        _draw(axes, lines)
+        last = max(2.0, *(float(line.x.max()) for line in lines))
+        axes.set(xscale="log", xlabel="k", ylabel="hit@k", xlim=(1, last))
+        shown = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= last]
+        axes.set_xticks(shown, [str(k) for k in shown])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
+        axes.set_ylim(bottom=_bottom([float(line.y.min()) for line in lines] + [1.0]), top=1.01)
+        said = "; ".join(f"{line.name}: {line.y[0]:.3f} at 1, {line.y[-1]:.3f} at {line.x[-1]:.0f}" for line in lines)
+        return _svg(figure, f"Share of queries with a right picture among the first k. {said}")
+
+
+class Point(NamedTuple):
+    """A score of codes of so many bits, with its interval."""
+
+    name: str
+    bits: float
+    score: float
+    interval: tuple[float, float]
+
+
+def sizes(points: Sequence[Point], score: str) -> str:
+    """Scores over code sizes, on a logarithmic axis, with their intervals."""
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _axes(4.2, 2.8)
+        for i, point in enumerate(points):
+            (low, high), colour = point.interval, _SERIES[i % len(_SERIES)]
+            axes.plot([point.bits] * 2, [low, high], color=colour, linewidth=1.2)
+            axes.plot(
+                point.bits,
+                point.score,
+                color=colour,
+                linestyle="",
+                marker=_MARKS[i % 4],
+                markersize=6,
+                label=point.name,
+            )
+        bits = sorted({point.bits for point in points})
+        axes.set(xscale="log", xlabel="bits", ylabel=score, xlim=(bits[0] / 1.3, bits[-1] * 1.3))
+        axes.set_xticks(bits, [f"{each:.0f}" for each in bits])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
+        axes.margins(y=0.1)
+        _name(axes, [point.name for point in points])
+        said = "; ".join(f"{point.name}, {point.bits:.0f} bits: {point.score:.4f}" for point in points)
+        return _svg(figure, f"{score} by code size. {said}")
+
+
+CLASS_COLOURS = tuple(to_hex(hls_to_rgb((0.58 + 0.45 * i) % 1, (0.42, 0.58)[i // 10], 0.75)) for i in range(20))
+"""Twenty that stand out on white and on black, those next to each other far apart on the wheel."""
+CLASS_MARKS = {"o": "●", "^": "▲", "s": "■", "D": "◆"}
+_PALE = "#9a9a9a"
+
+
+def places(places_P2: Floats, groups_P: Integers, n_groups: int, description: str) -> str:
+    """Points on a plane, coloured by group: a wheel of colours, or up to 20 colours and marks that differ; -1 is pale and behind.
+
+    The points are one picture within the SVG, whose colours are the same in light and in dark.
+    """
+    with mpl.rc_context({**_SETTINGS, "axes.grid": False}):
+        figure, axes = _axes(4.2, 3.6)
+        axes.set_axis_off()
+        size = float(np.clip(9000 / max(1, len(places_P2)), 3, 22))
+        behind = groups_P < 0
+        _scatter(axes, places_P2[behind], s=size / 2, c=_PALE, alpha=0.25)
+        if n_groups <= len(CLASS_COLOURS):
+            for group in range(n_groups):
+                _scatter(
+                    axes,
+                    places_P2[groups_P == group],
+                    s=size,
+                    c=CLASS_COLOURS[group],
+                    marker=class_mark(group),
+                    alpha=0.8,
+                )
+        else:
+            # Two colours that stand side by side on the wheel are classes that stand far apart by name.
+            hues = (groups_P[~behind] * 0.618034) % 1
+            colours = [hls_to_rgb(hue, 0.5, 0.75) for hue in hues.tolist()]
+            _scatter(axes, places_P2[~behind], s=size, c=colours, alpha=0.7)
+        return _svg(figure, description)
+
+
+def _scatter(axes: Axes, places_P2: Floats, **how: Any) -> None:
+    """Points as pixels: as shapes they would be most of the page."""
+    axes.scatter(places_P2[:, 0], places_P2[:, 1], linewidths=0, rasterized=True, **how)
+
+
+def class_mark(group: int) -> str:
+    """The mark by which a group differs from those of a like colour."""
+    return tuple(CLASS_MARKS)[group % len(CLASS_MARKS)]
+
+
+def _draw(axes: Axes, lines: Sequence[Line]) -> None:
+    """The lines, each with a colour and dashes of its own, and their names."""
+    for i, line in enumerate(lines):
+        colour, dashes = _SERIES[i % len(_SERIES)], _DASHES[(i + i // len(_SERIES)) % len(_DASHES)]
+        how: dict[str, Any] = (
+            {"linestyle": "", "marker": "s", "markersize": 3} if line.points else {"linestyle": dashes}
+        )
+        axes.plot(line.x, line.y, color=colour, label=line.name, **how)
+    _name(axes, [line.name for line in lines])
+
+
+def _name(axes: Axes, names: Sequence[str]) -> None:
+    """The names, side by side where there is room for them."""
+    _legend(axes, columns=max(1, 48 // (max(map(len, names)) + 5)))
+
+
+def _precision_at(line: Line, recall: float) -> str:
+    """The precision at the first point that reaches a recall, in words."""
+    reached = np.flatnonzero((line.x >= recall) & ~np.isnan(line.y))
+    return (
+        f"precision {line.y[reached[0]]:.3f} at recall {line.x[reached[0]]:.2f}" if len(reached) else "no such recall"
+    )
 
 
 def _axes(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -12,9 +14,12 @@ import jinja2
 import numpy as np
 
 from hashret import __version__
+from hashret.evaluation.curves import HIT_RANKS
 from hashret.metrics import Score
-from hashret.report import charts, history, labels, ranking
-from hashret.report.analysis import CODES, FEATURES, SHORTLIST, SHOWN_NEIGHBOURS, Analysis
+from hashret.report import charts, history, labels, projection, ranking
+from hashret.report.analysis import CODES, FEATURES, LIGHT, SHORTLIST, SHOWN_NEIGHBOURS, TURN, Analysis
+from hashret.report.projection import PictureMap
+from hashret.report.ranking import Integers
 from hashret.report.thumbnails import Thumbnails
 from hashret.report.verdict import RunFacts, counted, sentences, shared_signature
 from hashret.sheets import result_caption
@@ -23,7 +28,9 @@ GENERATOR = '<meta name="generator" content="hashret report">'
 """By which a report is known among other files; stands in its first lines."""
 
 LONGEST_TEXT = 160
-MATRIX_CLASSES, LISTED_PAIRS, LISTED_CLASSES, LISTED_SUSPECTS = 10, 15, 15, 200
+MATRIX_CLASSES, LISTED_PAIRS, LISTED_CLASSES, LISTED_SUSPECTS = 10, 15, 500, 200
+MAP_CLASSES = 20
+"""Of more, so many are drawn that colours tell them apart."""
 SAME_PICTURE = 0.98
 """Two pictures whose pixels correlate so much are very likely one."""
 
@@ -50,33 +57,48 @@ class Row:
 
 def render(run: RunFacts, analysis: Analysis, examples: int) -> str:
     """The HTML of a report, the same text for the same numbers. `examples`: how many pictures each list shows, 0 for none."""
-    template = _environment().from_string(_packaged("page.html"))
     pictures = _Pictures(analysis)
     sections = {
         "panels": _panels(run),
         "constants": [f"{readable(name)} {value:g}" for name, value in history.constants(run.history)],
         "bits": _bits(analysis),
         "scores": _scores(analysis),
+        "rank_curves": _rank_curves(analysis),
         "lost": _lost(analysis, pictures, examples),
-        "worst": _worst(analysis, pictures, examples),
+        "worst": _ranked(analysis, pictures, analysis.worst(examples)),
+        "best": _ranked(analysis, pictures, analysis.best(examples // 2)),
         "confused": _confused(analysis, pictures, examples),
+        "classes": _classes(analysis),
+        "conditions": _conditions(analysis),
+        "map": _map(analysis),
         "suspects": _suspects(analysis, pictures, examples),
         "named": _named(run),
         "twins": _twins(analysis, pictures, examples),
         "settings": _settings(run),
     }
-    page = template.render(
-        generator=GENERATOR,
-        style=_packaged("style.css"),
+    return fill(
+        "page.html",
         name=readable(run.name),
         best_epoch=run.best_epoch,
         sentences=[readable(sentence, 2000) for sentence in sentences(run, analysis)],
         findings=[readable(sentence, 2000) for sentence in run.findings],
         left_out=pictures.thumbnails.left_out,
-        version=__version__,
         **sections,
     )
-    return page.lstrip()
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template of this package with these values, in the frame that all pages share: one file that loads nothing.
+
+    The page says so to the browser, too: nothing but its own script runs, and nothing is fetched.
+    """
+    script = _packaged("sort.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    page = _environment().get_template(template)
+    return page.render(
+        generator=GENERATOR, policy=policy, style=_packaged("style.css"), script=script, version=__version__, **values
+    ).lstrip()
 
 
 def readable(text: object, longest: int = LONGEST_TEXT) -> str:
@@ -207,11 +229,122 @@ def _lost(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, A
     return {"n": len(lost), "rows": rows}
 
 
-def _worst(analysis: Analysis, pictures: _Pictures, examples: int) -> list[Row]:
+def _ranked(analysis: Analysis, pictures: _Pictures, queries: Sequence[int]) -> list[Row]:
     return [
         Row(f"AP {analysis.ap[CODES][query]:.3f}", pictures.query(query), pictures.found(query, CODES))
-        for query in analysis.worst(examples)
+        for query in queries
     ]
+
+
+def _rank_curves(analysis: Analysis) -> dict[str, str]:
+    curves, radius = analysis.curves, analysis.radius_curve
+    return {
+        "precision_recall": charts.precision_recall(
+            [
+                *(charts.Line(name, curve.recall_K, curve.precision_K) for name, curve in curves.items()),
+                charts.Line("within a radius", radius.recall_D, radius.precision_D, points=True),
+            ]
+        ),
+        "hits": charts.hits([charts.Line(name, *curve.first(HIT_RANKS)) for name, curve in curves.items()]),
+    }
+
+
+def _classes(analysis: Analysis) -> dict[str, Any]:
+    scores = analysis.class_scores()
+    rows = [
+        replace(each, label=readable(each.label), taken_for=readable(each.taken_for))
+        for each in scores[:LISTED_CLASSES]
+    ]
+    return {"n": len(scores), "rows": rows}
+
+
+_CONDITIONS = {
+    TURN: ("the query's time by how far the view is turned", "time \\ turned by"),
+    LIGHT: ("the query's time of day by that of what is found", "asked \\ found"),
+}
+
+
+def _conditions(analysis: Analysis) -> dict[str, Any]:
+    """Maps of top-1 by view and light, all shaded on one scale; nothing where the pictures tell neither."""
+    grids = [
+        (kind, name, found.conditions, found.grid(name))
+        for kind, found in analysis.conditions.items()
+        for name in found.found
+    ]
+    known = [value for *_, (top1, _, _) in grids for value in top1[~np.isnan(top1)].tolist()]
+    if not known:
+        return {}
+    low, high = min(known), max(known)
+    maps = [
+        {
+            "title": f"By {name}: {_CONDITIONS[kind][0]}",
+            "corner": _CONDITIONS[kind][1],
+            "columns": [readable(column) for column in conditions.columns],
+            "rows": [
+                {
+                    "label": readable(label),
+                    "cells": [
+                        {
+                            "value": "" if np.isnan(value) else f"{100 * value:.0f}",
+                            "findable": f"{n_findable:.1f}",
+                            "about": counted(n_queries, "query", "queries"),
+                            "shade": 0.0
+                            if high == low or np.isnan(value)
+                            else round(0.6 * (value - low) / (high - low), 3),
+                        }
+                        for value, n_findable, n_queries in zip(
+                            *(each[row].tolist() for each in (top1, findable, queries)), strict=True
+                        )
+                    ],
+                }
+                for row, label in enumerate([*conditions.rows, "all"])
+            ],
+        }
+        for kind, name, conditions, (top1, findable, queries) in grids
+    ]
+    return {"maps": maps, "low": f"{100 * low:.0f}", "high": f"{100 * high:.0f}"}
+
+
+def _map(analysis: Analysis) -> dict[str, Any]:
+    """Charts of the map of the pictures, or why there is none."""
+    found = analysis.picture_map
+    if found is None:
+        why_not = (
+            f"There is none of fewer than {projection.FEWEST_POINTS} pictures, and --map off makes none."
+            if projection.is_installed()
+            else "A map of the pictures is drawn with umap-learn, which is not installed: pip install 'hashret[umap]'"
+        )
+        return {"charts": [], "why_not": why_not}
+    labels_P, classes = analysis.labels_N[found.rows_P], analysis.classes
+    present = np.unique(labels_P)
+    charts_of = [_map_chart("All classes", f"{counted(len(present), 'class', 'classes')}.", found, labels_P, classes)]
+    if len(present) > MAP_CLASSES:
+        drawn = np.sort(np.random.default_rng(projection.SEED).permutation(present)[:MAP_CLASSES])
+        groups_P = np.where(np.isin(labels_P, drawn), np.searchsorted(drawn, labels_P), -1)
+        names = [classes[each] for each in drawn.tolist()]
+        reading = f"{MAP_CLASSES} classes drawn at random; grey are all others."
+        charts_of.append(_map_chart(f"{MAP_CLASSES} random classes", reading, found, groups_P, names))
+    splits_P = [analysis.gallery.splits[row] for row in found.rows_P.tolist()]
+    splits = sorted(set(splits_P) - {""})
+    if len(splits) > 1:
+        groups_P = np.array([splits.index(split) if split else -1 for split in splits_P])
+        reading = (
+            "Where pictures of one split lie beside those of another, and not among them, they are of another kind."
+        )
+        charts_of.append(_map_chart(" against ".join(map(readable, splits)), reading, found, groups_P, splits))
+    n = len(found.rows_P)
+    points = counted(n, "picture") if n == found.n else f"{n:,} of {found.n:,} pictures, drawn at random,"
+    return {"charts": charts_of, "points": points}
+
+
+def _map_chart(title: str, reading: str, found: PictureMap, groups_P: Integers, names: Sequence[str]) -> dict[str, Any]:
+    few = len(names) <= len(charts.CLASS_COLOURS)
+    legend = [
+        (charts.CLASS_COLOURS[i], charts.CLASS_MARKS[charts.class_mark(i)], readable(name))
+        for i, name in enumerate(names)
+    ]
+    chart = charts.places(found.places_P2, groups_P, len(names), f"Map of {len(groups_P):,} pictures: {title}")
+    return {"title": title, "reading": reading, "chart": chart, "legend": legend if few else []}
 
 
 def _confused(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, Any]:
@@ -247,17 +380,11 @@ def _confused(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[st
         }
         for i, each in enumerate(chosen)
     ]
-    scores = analysis.class_scores()
     return {
         "n_wrong": _share_of_votes(float(wrong.counts_P.sum())),
         "n_pairs": len(wrong.counts_P),
         "pairs": pairs,
         "matrix": matrix,
-        "n_classes": len(scores),
-        "classes": [
-            {"label": readable(each.label), "n": each.n_queries, "ap": each.ap, "hit1": each.hit1}
-            for each in scores[:LISTED_CLASSES]
-        ],
     }
 
 
@@ -326,7 +453,7 @@ def _twins(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, 
 def _settings(run: RunFacts) -> dict[str, Any]:
     def pairs(values: Any) -> list[tuple[str, str]]:
         known = values if isinstance(values, Mapping) else {}
-        return [(readable(name), readable(_written(value), 400)) for name, value in known.items()]
+        return [(readable(name), readable(written(value), 400)) for name, value in known.items()]
 
     about = ("status", "data", "source", "task", "margin", "validation", "pictures", "device", "seconds", "result")
     return {
@@ -345,12 +472,12 @@ def _versions(document: Mapping[str, Any]) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value of JSON as people write it."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_written(each)}" for name, each in value.items())
+        return ", ".join(f"{name}: {written(each)}" for name, each in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join(_written(each) for each in value) or "none"
+        return " ".join(written(each) for each in value) or "none"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -358,6 +485,7 @@ def _written(value: Any) -> str:
 
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_packaged),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

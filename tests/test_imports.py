@@ -25,9 +25,10 @@ ARROWS = {
     "training": {"data", "model", "metrics"},
     "encoding": {"data", "model"},
     "following": {"data", "index", "encoding"},
+    "showing": {"index", "sheets", "encoding"},
     "evaluation": {"metrics", "index", "encoding"},
     "report": {"evaluation", "sheets"},
-    "cli": {"training", "evaluation", "following", "sheets", "report"},
+    "cli": {"training", "evaluation", "following", "showing", "report"},
 }
 WITHOUT_TORCH = ("errors", "images", "codes", "hamming", "metrics", "index", "sheets")
 
@@ -123,6 +124,7 @@ def test_public_names() -> None:
         "InnerProductIndex",
         "PictureTable",
         "__version__",
+        "show",
     }
     for name in hashret.__all__:
         assert getattr(hashret, name) is not None

@@ -1,4 +1,4 @@
-"""Product quantisation: searched as an oracle that decodes every code would, better than a plain quantiser, stored and damaged."""
+"""Product quantisation: searched as an oracle that decodes every code would, better than a plain one, stored and damaged."""
 
 from __future__ import annotations
 

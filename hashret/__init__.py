@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hashret.index.cosine import InnerProductIndex as InnerProductIndex
     from hashret.index.hamming import HammingIndex as HammingIndex
     from hashret.model.hasher import Hasher as Hasher
+    from hashret.showing import show as show
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _PUBLIC = {
     "HashretError": "hashret.errors",
     "InnerProductIndex": "hashret.index.cosine",
     "PictureTable": "hashret.data.table",
+    "show": "hashret.showing",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -25,10 +25,11 @@ ARROWS = {
     "training": {"data", "model", "metrics"},
     "encoding": {"data", "model"},
     "following": {"data", "index", "encoding"},
+    "showing": {"index", "sheets", "encoding"},
     "evaluation": {"metrics", "index", "encoding"},
     "report": {"evaluation", "sheets"},
     "protocols": {"training", "evaluation", "sheets"},
-    "cli": {"training", "evaluation", "following", "sheets", "report", "protocols"},
+    "cli": {"training", "evaluation", "following", "showing", "sheets", "report", "protocols"},
 }
 WITHOUT_TORCH = ("errors", "images", "codes", "hamming", "metrics", "index", "sheets")
 
@@ -124,6 +125,7 @@ def test_public_names() -> None:
         "InnerProductIndex",
         "PictureTable",
         "__version__",
+        "show",
     }
     for name in hashret.__all__:
         assert getattr(hashret, name) is not None

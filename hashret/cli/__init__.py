@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train a hash model on a table of pictures",
     "index": "encode pictures and write an index",
     "query": "find the nearest pictures in an index",
+    "show": "draw a picture and its nearest ones as one PNG",
     "dedup": "find groups of near-duplicates in an index or a folder",
     "evaluate": "score a model: float and hash side by side",
     "submit": "write the nearest other picture of every picture, one a line",

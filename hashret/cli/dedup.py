@@ -20,7 +20,6 @@ from hashret.cli.options import (
     add_compute_arguments,
     add_data_arguments,
     add_json_argument,
-    box_of,
     check_writable,
     counted,
     not_negative,
@@ -31,6 +30,7 @@ from hashret.cli.options import (
 )
 from hashret.cli.unfinished import encode, kept_until_done, unfinished_beside
 from hashret.errors import DataError, UsageError
+from hashret.showing import box_of
 
 if TYPE_CHECKING:
     from hashret.index.hamming import HammingIndex

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,6 @@ BACKBONE, WEIGHTS, IMAGE_SIZE = "resnet18", "imagenet", 224
 FITTED_DTYPE = "float16"
 """How features are kept that codes were fitted to."""
 NETWORK_FLAGS = ("--backbone", "--weights", "--image-size", "--mean", "--std")
-OWN_MODEL = "model"
-"""Folder in the index that holds the model whose codes were fitted to it."""
 
 OUTGROWN = 4
 """An index that holds more times as many as its codes were fitted to is worth making anew."""
@@ -215,6 +213,7 @@ def fit(args: argparse.Namespace, encoded: Encoded, hasher: Hasher | None, name:
 
 def create(folder: Path, args: argparse.Namespace, made: Made) -> Store:
     """An index without rows in a folder that is cleared for it, with the model in it if its codes were fitted."""
+    from hashret.index.base import OWN_MODEL
     from hashret.index.store import Store
     from hashret.model.folder import resolve_model
 
@@ -256,11 +255,6 @@ def moved(made: Path, out: Path) -> Store:
 
     durable.move_folder(made, out)
     return Store.open(out)
-
-
-def was_fitted(described: Mapping[str, Any] | None) -> bool:
-    """Whether codes were fitted to the pictures of an index, of whose model this is said: then no label was looked at."""
-    return (described or {}).get("path") == OWN_MODEL
 
 
 def say_outgrown(model: Hasher | Projection, store: Store, noun: str) -> None:

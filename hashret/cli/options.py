@@ -15,7 +15,6 @@ from hashret.errors import UsageError
 
 if TYPE_CHECKING:
     from hashret.data.table import PictureTable
-    from hashret.images import Box
 
 SOURCE_HELP = (
     "a folder of class folders (train/val/test on top are recognised), a flat folder, a CSV (id,path,label,split,...), a "
@@ -121,15 +120,6 @@ def model_place(index: Path, described: Mapping[str, Any] | None, given: str | N
     if not where.exists():
         raise UsageError(f"the model of the index, {where}, is gone; say where it lies now with --model")
     return where
-
-
-def box_of(attributes: Mapping[str, Any]) -> Box | None:
-    """The part of a picture that was indexed or encoded, None for all of it."""
-    try:
-        x1, y1, x2, y2 = (float(attributes[column]) for column in ("x1", "y1", "x2", "y2"))
-    except (KeyError, ValueError, TypeError):
-        return None
-    return x1, y1, x2, y2
 
 
 def positive(text: str) -> int:

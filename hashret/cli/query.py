@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashret.cli import new_index
 from hashret.cli.options import (
     add_json_argument,
     add_where_argument,
-    box_of,
     check_where,
     check_writable,
     counted,
@@ -29,6 +27,7 @@ from hashret.cli.options import (
     text_table,
 )
 from hashret.errors import UsageError
+from hashret.showing import NEARNESS, place_of, records_of
 
 if TYPE_CHECKING:
     from hashret.data.embeddings import Embeddings
@@ -46,8 +45,6 @@ are listed; --where "view = 90 and label = 'car'" searches only among pictures w
 asymmetric weighs every bit by how sure the model is of the photo's; --rerank 100 ranks only the 100 nearest codes, by
 features where the index has them, or else by that."""
 
-_NEARNESS = {"hamming": "distance", "asymmetric": "similarity", "cosine": "similarity"}
-"""How results call their nearness: bits, smaller is nearer, or a similarity, larger is nearer."""
 _COLUMNS = {"hamming": "bits", "asymmetric": "asymmetric", "cosine": "cosine"}
 """What the table calls it."""
 
@@ -87,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metric",
-        choices=tuple(_NEARNESS),
+        choices=tuple(NEARNESS),
         help="search codes by bits that differ, codes by the photo's logits, or float features (default: codes where the "
         "index has them)",
     )
@@ -136,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     found, explanations = _search(args, index, metric, queries, radius)
     search_ms = (time.perf_counter() - started) * 1000
-    results = [_records(distances, ids, index, metric) for distances, ids in found]
+    results = [records_of(distances, ids, index, metric) for distances, ids in found]
     labels = _own_labels(names, queries, results, index) if args.sheet else []
     if args.not_itself:
         results = [
@@ -144,7 +141,9 @@ def run(args: argparse.Namespace) -> int:
             for name, hits in zip(names, results, strict=True)
         ]
     if args.sheet:
-        _write_sheet(args.sheet, names, labels, results, metric, judged=not new_index.was_fitted(index.model))
+        from hashret.index.base import was_fitted
+
+        _write_sheet(args.sheet, names, labels, results, metric, judged=not was_fitted(index.model))
     if args.json:
         print_json(
             {
@@ -171,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
         rows = [
             [
                 str(hit["rank"]),
-                _number(hit[_NEARNESS[metric]]),
+                _number(hit[NEARNESS[metric]]),
                 hit["label"] or "-",
                 hit["id"],
                 hit["path"].removeprefix(here),
@@ -354,28 +353,10 @@ def _measure_costs() -> None:
         costs.measure()
 
 
-def _records(distances: Sequence[float], ids: Sequence[int], index: Any, metric: str) -> list[dict[str, Any]]:
-    """Rank (from 1), distance in bits or similarity, id, path, label, split and attributes of each result."""
-    results = []
-    for rank, (distance, number, record) in enumerate(zip(distances, ids, index.records(ids), strict=True), 1):
-        attributes = dict(record or {"id": str(number)})
-        known = {name: attributes.pop(name, "") for name in ("id", "path", "label", "split")}
-        results.append({"rank": rank, _NEARNESS[metric]: distance, **known, "attributes": attributes})
-    return results
-
-
-def _place(path: str) -> tuple[str, str]:
-    """What two spellings of a path share: the file, links followed, and the member where the file is a zip."""
-    from hashret.images import split_zip_path
-
-    archive, member = split_zip_path(path) or (path, "")
-    return os.path.realpath(archive), str(member)
-
-
 def _without(name: str, hits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results other than the query's own file, ranked anew."""
-    own = _place(name)
-    others = [hit for hit in hits if _place(hit["path"]) != own]
+    own = place_of(name)
+    others = [hit for hit in hits if place_of(hit["path"]) != own]
     return [{**hit, "rank": rank} for rank, hit in enumerate(others, 1)]
 
 
@@ -388,13 +369,13 @@ def _own_labels(
     """The label of each query whose own file is in the index; "" for the others."""
     labels = []
     for row, (name, hits) in enumerate(zip(names, results, strict=True)):
-        own = _place(name)
+        own = place_of(name)
         candidates = list(hits)
-        if queries.codes is not None and own not in map(_place, (hit["path"] for hit in hits)):
+        if queries.codes is not None and own not in map(place_of, (hit["path"] for hit in hits)):
             # So many pictures may share its code that it is not among the first k.
             _, distances, ids = index.search_radius(queries.codes[row : row + 1], 0)
-            candidates = list(_records(distances.tolist(), ids.tolist(), index, "hamming"))
-        labels.append(next((str(hit["label"]) for hit in candidates if _place(hit["path"]) == own), ""))
+            candidates = list(records_of(distances.tolist(), ids.tolist(), index, "hamming"))
+        labels.append(next((str(hit["label"]) for hit in candidates if place_of(hit["path"]) == own), ""))
     return labels
 
 
@@ -408,21 +389,14 @@ def _write_sheet(
 ) -> None:
     """A contact sheet: each query, then what was found, if `judged` right or wrong outlined where labels are known."""
     from hashret.sheets import SheetPicture, SheetRow, contact_sheet
+    from hashret.showing import sheet_pictures
 
     if max(map(len, results), default=0) > SHEET_COLUMNS:
         print(f"the contact sheet shows the first {SHEET_COLUMNS} results of each query", file=sys.stderr)
     rows = [
         SheetRow(
             SheetPicture(name, ["query", *([label] if label else [])]),
-            [
-                SheetPicture(
-                    hit["path"],
-                    _caption(hit, metric),
-                    (hit["label"] == label) if judged and label and hit["label"] else None,
-                    box_of(hit["attributes"]),
-                )
-                for hit in hits[:SHEET_COLUMNS]
-            ],
+            sheet_pictures(hits[:SHEET_COLUMNS], metric, label if judged else ""),
         )
         for name, label, hits in zip(names, labels, results, strict=True)
     ]
@@ -430,14 +404,6 @@ def _write_sheet(
         contact_sheet(rows).save(file)
     except OSError as error:
         raise UsageError(f"the sheet cannot be written to {file} ({error.strerror or error})") from error
-
-
-def _caption(hit: Mapping[str, Any], metric: str) -> list[str]:
-    from hashret.sheets import result_caption
-
-    if metric != "asymmetric":
-        return result_caption(hit["rank"], hit[_NEARNESS[metric]], hit["label"], metric)
-    return [f"{hit['rank']} · asym {hit['similarity']:.3g}", *([hit["label"]] if hit["label"] else [])]
 
 
 def _number(distance: float) -> str:

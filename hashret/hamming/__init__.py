@@ -11,7 +11,7 @@ sample.py      a first limit for large k         splitting.py over threads: rows
 multi_index.py buckets for near neighbours       self_join.py all near pairs, components.py their groups
 asymmetric.py  logits against codes              lookup_scan.py, lookups.py   its kernel
 substrings.py  near pairs through equal parts    cache.py     the user's cache folder
-histograms.py  codes counted at each distance
+histograms.py  codes counted at each distance    table_sums.py  bytes that look up numbers (index/product.py)
 compiled.py    numba, with a cache that knows when a source changed
 arguments.py   what comes into a search, checked once
 """

@@ -67,7 +67,7 @@ def _worse(j, x, y, similarities, rows):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _sink(i, j, k, similarities, rows):  # type: ignore[no-untyped-def]
+def sink(i, j, k, similarities, rows):  # type: ignore[no-untyped-def]
     """Put candidate i of query j where it belongs in a heap with the worst at the top, whose rest below i is in order."""
     while True:
         child = 2 * i + 1
@@ -171,7 +171,7 @@ def _take(  # type: ignore[no-untyped-def]
                 if similarity > similarities[j, 0]:
                     similarities[j, 0] = similarity
                     rows[j, 0] = first_row + row
-                    _sink(0, j, k, similarities, rows)
+                    sink(0, j, k, similarities, rows)
                     _set_limit(j, most, totals, best, scales, similarities, state)
 
 
@@ -222,7 +222,7 @@ def scan(  # type: ignore[no-untyped-def]
                 if state[j, HELD] < k:
                     continue
                 for i in range(k // 2 - 1, -1, -1):
-                    _sink(i, j, k, similarities, rows)
+                    sink(i, j, k, similarities, rows)
                 _set_limit(j, most, totals, best, scales, similarities, state)
             if state[j, LIMIT] == NONE_FITS:
                 continue

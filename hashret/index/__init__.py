@@ -10,6 +10,7 @@ info.py                what an index holds and takes
 features.py            rows of features, exact sums    tiled.py     float search tile by tile
 candidates.py, dots.py   what a tile leaves over, its products
 inner_products.py      exact inner products with an array, no index
+product.py             locally optimised product quantisation: approximate, few bytes a vector
 near_duplicates.py     pairs and groups of ids
 """
 

@@ -20,6 +20,15 @@ from hashret.index.where import Condition
 Index = TypeVar("Index", bound="VectorIndex")
 
 
+OWN_MODEL = "model"
+"""Where in an index folder a model lies that was fitted to the index's own pictures."""
+
+
+def was_fitted(described: Mapping[str, Any] | None) -> bool:
+    """Whether codes were fitted to the pictures of an index, of whose model this is said: then no label was looked at."""
+    return (described or {}).get("path") == OWN_MODEL
+
+
 def require_model(model: Mapping[str, Any] | None, fingerprint: str) -> None:
     """SearchError when an index was made by a model with another fingerprint; an index that names none takes all."""
     described = model or {}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hashret.errors import SearchError
 from hashret.hamming.arguments import checked_k, checked_threads
 from hashret.index import features, manifest, storage, tiled
-from hashret.index.base import VectorIndex
+from hashret.index.base import VectorIndex, whole_numbers
 from hashret.index.contents import Contents, Ids
 from hashret.index.features import Rows, Similarities
 from hashret.index.manifest import Manifest
@@ -88,6 +88,16 @@ class FeatureIndex(VectorIndex):
         """Ids (N,) int64 of the vectors taken in; as `HammingIndex.add`. SearchError, and nothing added, for NaN or infinity."""
         rows = features.rows_of(features_ND, self.dim, self.dtype, self._METRIC)
         return self._add(len(rows), {"features": rows}, ids, records, upsert)
+
+    def vectors(self, ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """The vectors (N, dim) float32 of these ids as they are kept, in that order; SearchError for one that is not here."""
+        given = whole_numbers(ids)
+        if not len(given):
+            return np.empty((0, self.dim), np.float32)
+        rows = self._contents.vectors(given)["features"]
+        scales = features.scales_of(rows)
+        numbers = features.numbers_of(rows).astype(np.float32)
+        return numbers if scales is None else numbers * scales[:, None]
 
     def save(self, folder: str | Path) -> None:
         """As `VectorIndex.save`: store the index in a new or empty folder, or its changes in its own folder."""

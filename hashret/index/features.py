@@ -62,17 +62,17 @@ def empty_rows(n: int, dtype: str, dim: int) -> Rows:
     return np.empty(n, row_type(dtype, dim))
 
 
-def rows_of(features_ND: npt.ArrayLike, dim: int, dtype: str, metric: str) -> Rows:
+def rows_of(features_ND: npt.ArrayLike, dim: int, dtype: str, metric: str, first: int = 0) -> Rows:
     """Vectors as rows: scaled to length 1 for cosine, as given for inner_product, then rounded to the dtype.
 
     SearchError for another shape, NaN, infinity, a vector longer than 2**63, a number too great for float16, and, for
-    cosine, a vector of zeros.
+    cosine, a vector of zeros; `first` is the number of the first vector in the message.
     """
     given = _floats(features_ND, dim)
     rows = empty_rows(len(given), dtype, dim)
     step = max(1, _BLOCK_VALUES // dim)
     for start in range(0, len(given), step):
-        wide = _prepared(given[start : start + step], metric, start)
+        wide = _prepared(given[start : start + step], metric, first + start)
         if dtype == "int8":
             rows[start : start + step] = _quantised(wide)
             continue
@@ -80,7 +80,9 @@ def rows_of(features_ND: npt.ArrayLike, dim: int, dtype: str, metric: str) -> Ro
             rows[start : start + step] = wide
         too_great = np.flatnonzero(~np.isfinite(rows[start : start + step]).all(axis=1))
         if len(too_great):
-            raise SearchError(f"vector {start + too_great[0]} holds a number too great for {dtype}; keep it as float32")
+            raise SearchError(
+                f"vector {first + start + too_great[0]} holds a number too great for {dtype}; keep it as float32"
+            )
     return rows
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret import hamming
-from hashret.codes import bytes_per_code, check_codes
+from hashret.codes import Codes, bytes_per_code, check_codes
 from hashret.errors import SearchError
 from hashret.hamming import Explanation, asymmetric
 from hashret.hamming.arguments import checked_k, checked_threads
 from hashret.index import near_duplicates, storage
-from hashret.index.base import VectorIndex
+from hashret.index.base import VectorIndex, whole_numbers
 from hashret.index.contents import Contents, Ids, Segment
 from hashret.index.features import COSINE_CAP, Similarities, numbers_of, queries_of
 from hashret.index.features import similarities as similarities_of
@@ -88,6 +88,13 @@ class HammingIndex(VectorIndex):
         """
         codes = check_codes(codes_NB, self.code_size).copy()
         return self._add(len(codes), {"codes": codes}, ids, records, upsert)
+
+    def codes(self, ids: npt.ArrayLike) -> Codes:
+        """The codes (N, B) uint8 of these ids, in that order; SearchError for one that is not here."""
+        given = whole_numbers(ids)
+        if not len(given):
+            return np.empty((0, bytes_per_code(self.code_size)), np.uint8)
+        return self._contents.vectors(given)["codes"]
 
     def build_multi_index(self, threads: int | None = None) -> int:
         """Bytes of memory that buckets beside the codes take, once made: seconds for millions of codes.

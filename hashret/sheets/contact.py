@@ -42,20 +42,33 @@ class SheetRow:
 
 
 def result_caption(rank: int, distance: float, label: str, metric: str = "hamming") -> list[str]:
-    """The caption of one result: ["1 · 3 bits", label], or ["1 · cos 0.912", label]. Ranks count from 1."""
-    bits = f"{distance:g} bit" if distance == 1 else f"{distance:g} bits"
-    near = bits if metric == "hamming" else f"cos {distance:.3f}"
+    """The caption of one result: ["1 · 3 bits", label], or ["1 · cos 0.912", label]. Ranks count from 1.
+
+    metric: hamming, cosine, asymmetric ("asym") or inner_product ("inner").
+    """
+    if metric == "hamming":
+        near = f"{distance:g} bit" if distance == 1 else f"{distance:g} bits"
+    elif metric == "cosine":
+        near = f"cos {distance:.3f}"
+    else:
+        near = f"{'asym' if metric == 'asymmetric' else 'inner'} {distance:.3g}"
     return [f"{rank} · {near}", *([label] if label else [])]
 
 
-def contact_sheet(rows: Sequence[SheetRow], *, picture_side: int = 144, title: str = "") -> Image.Image:
-    """One RGB picture: a row for each query, the query at the left, then its results.
+def contact_sheet(
+    rows: Sequence[SheetRow], *, picture_side: int = 144, title: str = "", columns: int | None = None
+) -> Image.Image:
+    """One RGB picture: a row for each query, the query at the left, then its results, in lines of `columns` where given.
 
     Right results have a solid green outline and a tick, wrong ones a dashed orange outline and a cross, those of which it
     is not known a thin grey outline. Pictures keep their shape within picture_side x picture_side pixels; one that
     cannot be read is shown as a grey tile that says so. Captions may be in any script; what is too long ends in "…".
     """
-    cells: list[list[SheetPicture | None]] = [[row.query, *row.results] for row in rows]
+    cells: list[list[SheetPicture | None]] = []
+    for row in rows:
+        step = columns or max(1, len(row.results))
+        lines = [row.results[start : start + step] for start in range(0, len(row.results), step)] or [()]
+        cells += [[None if number else row.query, *line] for number, line in enumerate(lines)]
     return _Sheet(picture_side, cells, title, with_queries=True).image
 
 

@@ -3,6 +3,8 @@
 gallery.py   which gallery pictures count for which query
 compare.py   representations of the same pictures, scored side by side
 nearest_lists.py  the nearest other picture of each as text; its top-1
+strangers.py pictures of no known class: lists of classes with "-1", the threshold, how well strangers are told
+competition.py  such lists as a competition's CSV: written, checked, read, scored
 trec.py      TREC's runs and qrels: read, written, scored
 neighbours.py  the neighbours of float features that codes keep; no labels
 controls.py  what a model has to beat: raw pixels and a network that has learnt nothing

@@ -280,7 +280,7 @@ def halves(ids: Sequence[str], seed: int = 0) -> tuple[npt.NDArray[np.int64], np
 def _mixture(
     known: Answers, truths: Sequence[Collection[str]], strangers: Answers, share: float, k: int
 ) -> tuple[Floats, Floats]:
-    """(weights (Q,), AP@k (Q, L + 1)) of known pictures, then strangers; column p: the stranger class behind p classes; L: absent."""
+    """(weights (Q,), AP@k (Q, L + 1)) of known pictures, then strangers; in column p the stranger class is behind p classes."""
     if not 0 < share < 1:
         raise UsageError(f"the share of strangers is {share}, expected one between 0 and 1")
     if not len(known) or not len(strangers):

@@ -108,8 +108,8 @@ def _score_classes(args: argparse.Namespace) -> int:
         print_json({"map@5": score, "pictures": len(asked), "strangers": strangers, "classes": len(classes)})
         return 0
     print(
-        f"MAP@5 of {counted(len(asked), 'picture')}, {strangers:,} of them of no class: the sum of precision at each true class in "
-        "the list, divided by min(5, true classes)",
+        f"MAP@5 of {counted(len(asked), 'picture')}, {strangers:,} of them of no class: the sum of precision at each true class "
+        "in the list, divided by min(5, true classes)",
         file=sys.stderr,
     )
     print(repr(score))

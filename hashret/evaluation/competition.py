@@ -44,8 +44,13 @@ def check_names(class_names: Collection[str]) -> None:
 
 
 def is_submission(path: Path) -> bool:
-    """Whether the first line of a file is that of a submission. DataError where the file cannot be read."""
-    return _text(path).partition("\n")[0].strip().replace('"', "").replace(" ", "").lower() == ",".join(HEADER)
+    """Whether the first line of a file is that of a submission; not where it cannot be read."""
+    try:
+        with path.open("rb") as opened:
+            first = opened.readline(100).decode("utf-8-sig", "replace")
+    except OSError:
+        return False
+    return [column.strip().strip('"').lower() for column in first.split(",")] == HEADER
 
 
 def read(
@@ -74,7 +79,8 @@ def read(
         unknown = [each for each in classes if known is not None and each not in known]
         if unknown:
             raise DataError(
-                f"{path}, line {line}: there is no class {unknown[0]!r} among the {len(known or ()) - 1:,} of the table; correct it"
+                f"{path}, line {line}: there is no class {unknown[0]!r} among the {len(known or ()) - 1:,} of the table; correct "
+                "it"
             )
         answers[name] = classes
     missing = [name for name in ids if name not in answers]
@@ -88,8 +94,8 @@ def read(
 def read_truths(path: Path) -> tuple[dict[str, set[str]], dict[str, str]]:
     """(the true classes of each id, its split) of a CSV with the columns id and label, or id and classes; split is optional.
 
-    Labels are parted by semicolons, classes by blanks; what has neither is of no class, and its truth the stranger class. DataError
-    for a file that is no such table.
+    Labels are parted by semicolons, classes by blanks; what has neither is of no class, and its truth the stranger class.
+    DataError for a file that is no such table.
     """
     rows = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     truths: dict[str, set[str]] = {}

@@ -279,12 +279,35 @@ def test_strangeness_of_codes_is_the_naive_minimum(seed: int, bits: int) -> None
     rng = np.random.default_rng(seed)
     gallery, logits = rng.integers(0, 2, (9, bits)).astype(bool), rng.normal(size=(5, bits)).astype(np.float32)
     queries = logits > 0
-    distances = strangers.hamming_strangeness(pack(queries), pack(gallery), bits)
+    distances = strangers.nearest_codes(pack(queries), pack(gallery), bits)[0]
     assert distances.tolist() == [(gallery != query).sum(axis=1).min() for query in queries]
     expected = [min(-(np.where(code, x, -x)).sum() for code in gallery) for x in logits.astype(np.float64)]
-    assert strangers.asymmetric_strangeness(logits, pack(gallery)) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert strangers.nearest_to_logits(logits, pack(gallery))[0] == pytest.approx(expected, rel=1e-5, abs=1e-5)
     other = [2 * min(np.abs(x[code != (x > 0)]).sum() for code in gallery) - np.abs(x).sum() for x in logits]
     assert expected == pytest.approx(other, rel=1e-5, abs=1e-4)
+
+
+def test_answers_by_codes() -> None:
+    rng = np.random.default_rng(4)
+    gallery, logits = rng.integers(0, 2, (30, 16)).astype(bool), rng.normal(size=(6, 16)).astype(np.float32)
+    classes = [[CLASSES[i % 5]] for i in range(30)]
+    ids, queries = [str(i) for i in range(6)], pack(logits > 0)
+    found = {
+        rule: strangers.by_codes(rule, ids, queries, logits, pack(gallery), classes, 16, neighbours=7)
+        for rule in strangers.RULES
+    }
+    bits = np.array([[(code != query).sum() for code in gallery] for query in logits > 0])
+    near = np.argsort(bits, axis=1, kind="stable")[:, :7]
+    lists, disagreement = strangers.votes(near, classes)
+    assert found["hamming"].lists == found["agreement"].lists == lists
+    assert found["hamming"].strangeness_Q.tolist() == bits.min(axis=1).tolist()
+    assert found["agreement"].strangeness_Q.tolist() == disagreement.tolist()
+    similar = logits @ np.where(gallery, 1, -1).T
+    assert found["asymmetric"].strangeness_Q == pytest.approx(-similar.max(axis=1), rel=1e-5)
+    assert found["asymmetric"].lists == strangers.votes(np.argsort(-similar, axis=1)[:, :7], classes)[0]
+    for rule, message in (("radius", "the rule is 'radius'"), ("asymmetric", "there are none; give them")):
+        with pytest.raises(UsageError, match=message):
+            strangers.by_codes(rule, ids, queries, None, pack(gallery), classes, 16)
 
 
 # ---- bad input
@@ -315,8 +338,8 @@ def known() -> Answers:
         (lambda: strangers.calibrate(known(), [], known()), UsageError, "needs its true classes"),
         (lambda: strangers.calibrate(known(), [{"a"}], answers_of(0, 2, 3, 3)), UsageError, "have 1 levels and strangers 3"),
         (lambda: strangers.halves(["s"]), DataError, "there are 1 strangers, expected at least 2"),
-        (lambda: strangers.hamming_strangeness(ONE_CODE, NO_CODES, 8), DataError, "the gallery is empty"),
-        (lambda: strangers.asymmetric_strangeness(np.zeros((1, 8), np.float32), NO_CODES), DataError, "the gallery is empty"),
+        (lambda: strangers.nearest_codes(ONE_CODE, NO_CODES, 8), DataError, "the gallery is empty"),
+        (lambda: strangers.nearest_to_logits(np.zeros((1, 8), np.float32), NO_CODES), DataError, "the gallery is empty"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(ask: Callable[[], Any], kind: type[HashretError], message: str) -> None:

@@ -5,9 +5,9 @@ one a class, or a single one for the picture as a whole. A global threshold puts
 level is below it; where the picture has one level, that is before all of them or nowhere. The list is cut at k.
 
 `of_scores` makes levels of a classifier's scores. `of_neighbours` makes lists of the votes of the nearest gallery pictures, and
-one level of a stranger score: the distance to the nearest code (`hamming_strangeness`), the same for logits against codes
-(`asymmetric_strangeness`), or how little the neighbours agree. `calibrate` chooses the threshold on a mixture of known pictures
-and strangers, `assess` judges it by others.
+one level of a stranger score: the distance to the nearest code (`nearest_codes`), the same for logits against codes
+(`nearest_to_logits`), or how little the neighbours agree; `by_codes` does all of it. `calibrate` chooses the threshold on a
+mixture of known pictures and strangers, `assess` judges it by others.
 
 Shape suffixes: Q pictures asked about, C classes, L levels, N gallery pictures, R neighbours.
 """
@@ -32,6 +32,8 @@ STRANGER = "-1"
 """The class of what is of no class."""
 LONGEST = 5
 """Classes in a list."""
+RULES = ("hamming", "asymmetric", "agreement")
+"""What strangers are told by where there are codes and no classifier."""
 SHARE = 0.3
 """Of strangers in the mixture by which a threshold is chosen."""
 
@@ -129,22 +131,57 @@ def votes(
     return lists, strangeness_Q
 
 
-def hamming_strangeness(queries_QB: Codes, gallery_NB: Codes, code_size: int) -> Floats:
-    """Bits to the nearest gallery code (Q,): a threshold on it is a Hamming radius beyond which nothing is known."""
-    _check_gallery(len(gallery_NB))
-    distances_Q1, _ = hamming.search(gallery_NB, queries_QB, 1, code_size=code_size)
-    return distances_Q1[:, 0].astype(np.float64)
+def nearest_codes(
+    queries_QB: Codes, gallery_NB: Codes, code_size: int, neighbours: int = 1
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """(bits to the nearest gallery code (Q,), rows of the nearest (Q, neighbours)).
 
-
-def asymmetric_strangeness(logits_QK: npt.NDArray[np.float32], gallery_NB: Codes) -> Floats:
-    """The asymmetric distance to the nearest gallery code (Q,): its similarity to the logits (hamming.asymmetric), negated.
-
-    Twice the sum of |logit| over the bits that differ, less the sum over all bits: a picture is strange where sure bits differ
-    from every code, and where no bit is sure. logits: thresholds subtracted.
+    A threshold on the first is a Hamming radius beyond which nothing is known. Of equal distances the earlier row comes first.
     """
     _check_gallery(len(gallery_NB))
-    similarities_Q1, _ = asymmetric.search(gallery_NB, logits_QK, 1)
-    return -similarities_Q1[:, 0].astype(np.float64)
+    distances, rows_QR = hamming.search(gallery_NB, queries_QB, neighbours, code_size=code_size)
+    return distances[:, 0].astype(np.float64), rows_QR
+
+
+def nearest_to_logits(
+    logits_QK: npt.NDArray[np.float32], gallery_NB: Codes, neighbours: int = 1
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """(the asymmetric distance to the nearest gallery code (Q,), rows of the nearest (Q, neighbours)).
+
+    The distance is the similarity of logits and code (hashret.hamming.asymmetric), negated: twice the sum of |logit| over the
+    bits that differ, less the sum over all bits. A picture is strange where sure bits differ from every code, and where no bit is
+    sure. logits: thresholds subtracted.
+    """
+    _check_gallery(len(gallery_NB))
+    similarities, rows_QR = asymmetric.search(gallery_NB, logits_QK, neighbours)
+    return -similarities[:, 0].astype(np.float64), rows_QR
+
+
+def by_codes(
+    rule: str,
+    ids: Sequence[str],
+    queries_QB: Codes,
+    logits_QK: npt.NDArray[np.float32] | None,
+    gallery_NB: Codes,
+    classes_N: Sequence[Collection[str]],
+    code_size: int,
+    neighbours: int = 10,
+) -> Answers:
+    """Answers by codes: lists of the votes of the nearest gallery codes, and strangeness by one of RULES.
+
+    "hamming": bits to the nearest code; "asymmetric": the distance of logits (thresholds subtracted), which then find the
+    neighbours, too; "agreement": how little the nearest codes agree. Neighbours of equal distance come in the gallery's order.
+    """
+    if rule not in RULES:
+        raise UsageError(f"the rule is {rule!r}, expected one of {', '.join(RULES)}")
+    if rule == "asymmetric":
+        if logits_QK is None:
+            raise UsageError("the asymmetric distance is of logits, and there are none; give them")
+        nearest_Q, rows_QR = nearest_to_logits(logits_QK, gallery_NB, neighbours)
+    else:
+        nearest_Q, rows_QR = nearest_codes(queries_QB, gallery_NB, code_size, neighbours)
+    lists, disagreement_Q = votes(rows_QR, classes_N)
+    return of_neighbours(ids, lists, disagreement_Q if rule == "agreement" else nearest_Q)
 
 
 @dataclass(frozen=True)

@@ -7,5 +7,6 @@ history.py     the log of a run as groups of curves
 analysis.py    all numbers of a report, computed once
 verdict.py     the numbers in words
 charts.py      curves, bars and maps as SVG text         thumbnails.py  pictures as data URIs
+answers.py     answers about pictures as PNG files: most predicted classes, samples beside training pictures
 page.py        all of it through page.html and style.css
 """

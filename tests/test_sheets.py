@@ -67,12 +67,12 @@ def test_unknown_and_control_characters_are_drawn_as_something() -> None:
     assert (drawn("") == 255).all()
 
 
-def test_without_the_packaged_font_the_machine_or_pillow_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    caches = (fonts._face_for, fonts._packaged_font, fonts._system_fonts)
+def test_without_thepackaged_font_the_machine_or_pillow_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = (fonts._face_for, fonts.packaged_font, fonts._system_fonts)
     try:
         for cache in caches:
             cache.cache_clear()
-        monkeypatch.setattr(fonts, "_packaged_font", lambda: None)
+        monkeypatch.setattr(fonts, "packaged_font", lambda: None)
         monkeypatch.setattr(fonts, "_system_fonts", lambda: ("/no/such/font.ttf", "/no/such/font.ttc"))
         assert (drawn("abc") < 128).any()
     finally:

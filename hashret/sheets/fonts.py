@@ -125,7 +125,7 @@ def _characters(face: tuple[str, int]) -> frozenset[int]:
 
 def _faces() -> Iterator[tuple[str, int]]:
     """Every font there is, the packaged one first, the machine's own in order of preference."""
-    packaged = _packaged_font()
+    packaged = packaged_font()
     if packaged is not None:
         yield packaged, 0
     for file in _system_fonts():
@@ -134,7 +134,8 @@ def _faces() -> Iterator[tuple[str, int]]:
 
 
 @cache
-def _packaged_font() -> str | None:
+def packaged_font() -> str | None:
+    """The file of the font that comes with hashret's dependencies, None where that was not installed."""
     try:
         folder = files("noto_cjk_sans_jp_regular")
     except ModuleNotFoundError:  # a package manager that cannot install it: the machine's own fonts serve

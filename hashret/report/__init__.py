@@ -11,5 +11,4 @@ charts.py      curves, bars and maps as SVG text         thumbnails.py  pictures
 page.py        all of it through page.html, style.css and sort.js; frame.html is what pages share
 comparison.py  several runs or results side by side, on a page of their own: comparison.html
 answers.py     answers about pictures as PNG files: most predicted classes, samples beside training pictures
-page.py        all of it through page.html and style.css
 """

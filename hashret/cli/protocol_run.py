@@ -160,10 +160,24 @@ def _print(document: dict[str, Any], out: Path) -> None:
     print("\n" + text_table(header, lines))
     if not both:
         print(f"\nAll queries are of classes that were {'' if seen else 'not '}trained on.")
+    _print_strangers(document)
     _print_published(document)
     for sentence in caveats(document):
         print(sentence)
     print(f"{out}: result.json, per_query.npz; rank results of this protocol with: hashret compare {out} RESULT")
+
+
+def _print_strangers(document: dict[str, Any]) -> None:
+    if document["strangers"] is None:
+        return
+    lines = []
+    for model, ways in document["strangers"].items():
+        for way, found in ways.items():
+            judged = found["assessment"]
+            values = (judged["map_before"], judged["map_after"], judged["auroc"], judged["fpr_at_95_tpr"])
+            lines.append([f"{model}: by {way}", *(f"{value:.4f}" for value in values)])
+    names = ["strangers told", "class-list MAP@5 without -1", "with it", "AUROC", "FPR at 95 % TPR"]
+    print("\n" + text_table(names, lines) + "\n")
 
 
 def _print_published(document: dict[str, Any]) -> None:

@@ -23,19 +23,23 @@ from hashret.errors import DataError
 from hashret.protocols.card import Card, Size
 
 TRAINED_ON = ("train", "val")
+OUTSIDE = "outside"
 SHOWN_LEAKS = 20
+HELD_OUT = 0.15
+"""Of the training pictures of a set of several labels: as many to choose a threshold by, as many to ask with."""
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The pictures of a protocol: a table, and rows of it that are learnt from, that ask, and that are searched."""
+    """The pictures of a protocol: a table, and rows of it that are learnt from, ask, are searched, and that are of no class."""
 
     table: PictureTable
     train: Rows
     queries: Rows
     gallery: Rows
+    outside: Rows
 
     @property
     def sizes(self) -> dict[str, Size]:
@@ -95,13 +99,18 @@ def read_parts(card: Card, source: str) -> Parts:
     gallery = rows_of(card.gallery, "searches") if card.gallery else queries
     if card.least_pictures:
         queries, gallery = _of_large_classes(card, table, queries, gallery)
-    kept = np.unique(np.concatenate([train, queries, gallery]))
+    outside = np.flatnonzero(splits == OUTSIDE) if card.outside else np.empty(0, np.int64)
+    if card.outside and not len(outside):
+        raise DataError(
+            f"{table.name} has no picture of the split {OUTSIDE!r}, which {card.name} tells from the others"
+        )
+    kept = np.unique(np.concatenate([train, queries, gallery, outside]))
     place = {old: new for new, old in enumerate(kept.tolist())}
 
     def moved(rows: Rows) -> Rows:
         return np.array([place[row] for row in rows.tolist()], dtype=np.int64)
 
-    return Parts(table.select(kept), moved(train), moved(queries), moved(gallery))
+    return Parts(table.select(kept), moved(train), moved(queries), moved(gallery), moved(outside))
 
 
 def _of_large_classes(card: Card, table: PictureTable, queries: Rows, gallery: Rows) -> tuple[Rows, Rows]:
@@ -181,8 +190,24 @@ def _alphabets(table: PictureTable) -> PictureTable:
     return dataclasses.replace(table, splits=splits)
 
 
+def _held_out(table: PictureTable) -> PictureTable:
+    """As the table says; training pictures are held out (seed 0) for a missing split val, and for a test without labels."""
+    splits = np.array(table.splits, dtype=object)
+    labelled = np.array([label != "" for label in table.labels], dtype=bool)
+    train = np.random.default_rng(0).permutation(np.flatnonzero((splits == "train") & labelled))
+    n = round(HELD_OUT * len(train))
+    if "val" not in table.splits:
+        splits[train[:n]] = "val"
+        train = train[n:]
+    if not (labelled & (splits == "test")).any():
+        splits[splits == "test"] = ""
+        splits[train[:n]] = "test"
+    return dataclasses.replace(table, splits=splits.tolist())
+
+
 PREPARATIONS: Mapping[str, Callable[[PictureTable], PictureTable]] = {
     **cifar10_splits.SPLITS,
     "halves": _halves,
     "alphabets": _alphabets,
+    "held out": _held_out,
 }

@@ -67,9 +67,11 @@ def document_of(
     rule: str,
     models: Sequence[Mapping[str, Any]],
     conditions: Mapping[str, Any] | None,
+    strangers: Mapping[str, Any] | None,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What result.json says, as JSON values. leaks: None where nobody looked. facts: of the machine and the time it took."""
+    """What result.json says, as JSON values. leaks: None where nobody looked. strangers: by model and
+    way, None where the card asks for none. facts: of the machine and the time it took."""
     seen = parts.seen()[scored[0].scores.scored_Q]
     return {
         "format": FORMAT,
@@ -93,6 +95,7 @@ def document_of(
         "models": list(models),
         "rows": [_row(card, row, each, seen) for row, each in zip(rows, scored, strict=True)],
         "conditions": conditions,
+        "strangers": strangers,
         **facts,
     }
 

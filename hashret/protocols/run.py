@@ -28,6 +28,7 @@ from hashret.protocols import models, rows
 from hashret.protocols.batch import training_batch
 from hashret.protocols.card import FLOAT, HASH, Card, StandIn
 from hashret.protocols.parts import Leaks, Parts, find_leaks, read_parts
+from hashret.protocols.rejection import rejection
 from hashret.protocols.result import document_of, write_result
 from hashret.training.options import TrainingOptions
 from hashret.training.runs import RUN_FILE, Run
@@ -134,6 +135,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         rule=rule.sentence,
         models=[_described(model) for model in scored_models],
         conditions=_conditions(compared, queries, gallery, rule),
+        strangers=_strangers(scored_models, parts, request, workplace) if card.outside else None,
         facts={"seconds": round(time.perf_counter() - started, 1), "machine": _machine(request.device)},
     )
     write_result(out, document, card, parts, scored)
@@ -195,6 +197,20 @@ def _conditions(
             found[name]["top1"][row.representation.name] = rows_of_map
             found[name]["queries"] = of.n_queries_C.reshape(shape).tolist()
     return found
+
+
+def _strangers(given: Sequence[_Model], parts: Parts, request: Request, workplace: Path) -> dict[str, Any]:
+    """By model and way: the threshold and how it does."""
+    return {
+        model.name: rejection(
+            model.of,
+            Hasher.from_pretrained(model.folder, device=request.device),
+            parts,
+            workplace=workplace,
+            workers=request.workers,
+        )
+        for model in given
+    }
 
 
 def _given(name: str) -> _Model:

@@ -577,8 +577,6 @@ def test_every_release_is_refused_when_any_of_its_files_is_gone_or_empty(
         looked_at = [path for path in tops if not unread & {*path.parts, path.name}]
         if name == "lists":  # without them, the lists are others
             looked_at = [path for path in looked_at if path.stem not in ("database", "classes")]
-        if name == "cub-unseen":
-            looked_at = [path for path in looked_at if path.stem != "train_test_split"]
         for file in looked_at[:12]:
             for broken in (None, b""):
                 copy = tmp_path / "copy"

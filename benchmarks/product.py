@@ -1,15 +1,16 @@
 """How much of exact search do 32 bytes a vector keep, by product quantisers or by bits, and what does a query cost?
 
-What to expect. All codes here take 32 bytes. Product quantisation keeps of each of 32 parts the nearest of 256 centroids: it knows
-how far, where a bit only knows which side. A rotation of each cell's own fits the parts to how the vectors of that cell vary, so
-LOPQ keeps more than one quantiser for all where cells differ. In return 256 bits are compared by counting, and 32 table entries
-are looked up one by one.
+What to expect. All codes here take 32 bytes. Product quantisation keeps of each of 32 parts the nearest of 256 centroids: it
+knows how far, where a bit only knows which side. A rotation of each cell's own fits the parts to how the vectors of that cell
+vary, so LOPQ keeps more than one quantiser for all where cells differ. In return 256 bits are compared by counting, and 32
+table entries are looked up one by one.
 
 How it is measured: every side in a process of its own, on one thread (FAISS's OpenMP and torch's obstruct each other in one
-process), sides in turns, the median counts. Vectors are drawn here: a mixture of clusters, each spread along some directions of its
-own, with noise, scaled to length 1; or those of --embeddings, the last of which are the queries. Recall@k is the share of the k
-nearest by exact search among the k that come first. Queries are no training vectors; the vectors searched are. Answers are
-checked in the same run: exact search against a product in float64, LOPQ's similarities against decoded codes, the order of bits'.
+process), sides in turns, the median counts. Vectors are drawn here: a mixture of clusters, each spread along some directions
+of its own, with noise, scaled to length 1; or those of --embeddings, the last of which are the queries. Recall@k is the share
+of the k nearest by exact search among the k that come first. Queries are no training vectors; the vectors searched are.
+Answers are checked in the same run: exact search against a product in float64, LOPQ's similarities against decoded codes, the
+order of bits'.
 
 Run: python benchmarks/product.py [--quick] [--n N] [--dim D] [--embeddings FILE.npy] [--json] [--markdown docs/benchmarks.md]
 """

@@ -62,6 +62,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/metrics.py --quick
 	$(BIN)/python benchmarks/predictions.py --quick
 	$(BIN)/python benchmarks/cosine.py --quick
+	$(BIN)/python benchmarks/product.py --quick
 	@if [ -e "$(MODEL)" ]; then $(LATENCY) --quick; else $(WITHOUT_MODEL); fi
 
 bench-pages: $(VENV)/.dev
@@ -70,6 +71,7 @@ bench-pages: $(VENV)/.dev
 	$(BIN)/python benchmarks/metrics.py --markdown docs/benchmarks.md
 	$(BIN)/python benchmarks/predictions.py --markdown docs/predictions.md
 	$(BIN)/python benchmarks/cosine.py --markdown docs/cosine.md
+	$(BIN)/python benchmarks/product.py --markdown docs/benchmarks.md
 	@if [ -e "$(MODEL)" ]; then $(LATENCY) --markdown docs/latency.md; else $(WITHOUT_MODEL); fi
 
 clean:

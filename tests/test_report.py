@@ -272,12 +272,13 @@ def drawn(name: str) -> str:
             [
                 charts.Line("$a$ <b>", np.linspace(0.1, 1, 20), rng.random(20)),
                 charts.Line("radius", np.linspace(0, 0.4, 5), np.array([np.nan, 1, 1, 0.5, 0.2]), points=True),
-            ]
+            ],
+            "codes",
         ),
         "many lines": lambda: charts.hits(
-            [charts.Line(f"run {i}", np.arange(1.0, 101), np.sort(rng.random(100))) for i in range(9)]
+            [charts.Line(f"run {i}", np.arange(1.0, 101), np.sort(rng.random(100))) for i in range(9)], "codes"
         ),
-        "one rank": lambda: charts.hits([charts.Line("x" * 50, np.array([1.0]), np.array([0.0]))]),
+        "one rank": lambda: charts.hits([charts.Line("x" * 50, np.array([1.0]), np.array([0.0]))], "codes"),
         "few classes": lambda: charts.places(rng.random((70, 2)), rng.integers(-1, 20, 70), 20, "map"),
         "many classes": lambda: charts.places(rng.random((4000, 2)), rng.integers(-1, 500, 4000), 500, "map"),
         "sizes": lambda: charts.sizes([charts.Point(f"r{b}", b, 0.5, (0.4, 0.6)) for b in (16.0, 64.0, 16.0)], "mAP"),

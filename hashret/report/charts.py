@@ -188,8 +188,8 @@ class Line(NamedTuple):
     points: bool = False
 
 
-def precision_recall(lines: Sequence[Line]) -> str:
-    """Precision up, recall across. NaN is left out."""
+def precision_recall(lines: Sequence[Line], ranked_by: str) -> str:
+    """Precision up, recall across. NaN is left out. ranked_by: for those who do not see the chart."""
     with mpl.rc_context(_SETTINGS):
         figure, axes, columns = _named_axes([line.name for line in lines], 3.2)
         _draw(axes, lines, columns)
@@ -197,10 +197,10 @@ def precision_recall(lines: Sequence[Line]) -> str:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks([0, 0.25, 0.5, 0.75, 1])
         said = "; ".join(f"{line.name}: {_precision_at(line, 0.5)}" for line in lines)
-        return _svg(figure, f"Precision against recall. {said}")
+        return _svg(figure, f"Precision against recall, ranked by {ranked_by}. {said}")
 
 
-def hits(lines: Sequence[Line]) -> str:
+def hits(lines: Sequence[Line], ranked_by: str) -> str:
     """The share of queries with a right picture among the first k, k across, on a logarithmic axis."""
     with mpl.rc_context(_SETTINGS):
         figure, axes, columns = _named_axes([line.name for line in lines], 3.2)
@@ -213,7 +213,7 @@ def hits(lines: Sequence[Line]) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
         axes.set_ylim(bottom=_bottom([float(line.y.min()) for line in lines] + [1.0]), top=1.01)
         said = "; ".join(f"{line.name}: {line.y[0]:.3f} at 1, {line.y[-1]:.3f} at {line.x[-1]:.0f}" for line in lines)
-        return _svg(figure, f"Share of queries with a right picture among the first k. {said}")
+        return _svg(figure, f"Share of queries with a right picture among the first k, ranked by {ranked_by}. {said}")
 
 
 class Point(NamedTuple):

@@ -243,9 +243,12 @@ def _rank_curves(analysis: Analysis) -> dict[str, str]:
             [
                 *(charts.Line(name, curve.recall_K, curve.precision_K) for name, curve in curves.items()),
                 charts.Line("within a radius", radius.recall_D, radius.precision_D, points=True),
-            ]
+            ],
+            "codes and features",
         ),
-        "hits": charts.hits([charts.Line(name, *curve.first(HIT_RANKS)) for name, curve in curves.items()]),
+        "hits": charts.hits(
+            [charts.Line(name, *curve.first(HIT_RANKS)) for name, curve in curves.items()], "codes and features"
+        ),
     }
 
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "submit": "write the nearest other picture of every picture, one a line",
     "score": "the top-1 of such a list",
     "rethreshold": "set the thresholds of a model for pictures of a new domain",
-    "report": "one HTML page about a run: curves, bits, mistakes, suspected labels",
+    "report": "one HTML page about a run: scores, curves, bits, mistakes; or several runs side by side",
     "data": "make, check and look at tables of pictures",
     "runs": "list training runs with their scores",
     "quickstart": "the whole way on a small data set made here",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import re
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -27,7 +32,7 @@ from hashret import codes
 from hashret.data.table import PictureTable
 from hashret.evaluation.gallery import GalleryRule
 from hashret.metrics import retrieval_scores
-from hashret.report import analysis, bits, charts, history, labels, page, ranking, thumbnails, verdict
+from hashret.report import analysis, bits, charts, history, labels, page, picture_map, ranking, thumbnails, verdict
 from hashret.report.analysis import CODES, FEATURES, RIGHT, TIED, TWO_STAGE, WRONG, Analysis, Encodings, analyse
 from hashret.report.ranking import Pairs
 
@@ -263,12 +268,27 @@ def drawn(name: str) -> str:
         "activations": lambda: charts.activations(rng.integers(0, 9, 40)),
         "points": lambda: charts.float_against_binary(rng.random(5000), rng.random(5000)),
         "no points": lambda: charts.float_against_binary(np.full(3, np.nan), np.full(3, np.nan)),
+        "precision": lambda: charts.precision_recall(
+            [
+                charts.Line("$a$ <b>", np.linspace(0.1, 1, 20), rng.random(20)),
+                charts.Line("radius", np.linspace(0, 0.4, 5), np.array([np.nan, 1, 1, 0.5, 0.2]), points=True),
+            ],
+            "codes",
+        ),
+        "many lines": lambda: charts.hits(
+            [charts.Line(f"run {i}", np.arange(1.0, 101), np.sort(rng.random(100))) for i in range(9)], "codes"
+        ),
+        "one rank": lambda: charts.hits([charts.Line("x" * 50, np.array([1.0]), np.array([0.0]))], "codes"),
+        "few classes": lambda: charts.places(rng.random((70, 2)), rng.integers(-1, 20, 70), 20, "map"),
+        "many classes": lambda: charts.places(rng.random((4000, 2)), rng.integers(-1, 500, 4000), 500, "map"),
+        "sizes": lambda: charts.sizes([charts.Point(f"r{b}", b, 0.5, (0.4, 0.6)) for b in (16.0, 64.0, 16.0)], "mAP"),
     }
     return make[name]()
 
 
 CHARTS = ["curves", "one epoch", "constant", "balance", "one bit", "correlation", "all dead", "large", "distances", "no pairs",
-          "activations", "points", "no points"]  # fmt: skip
+          "activations", "points", "no points", "precision", "many lines", "one rank", "few classes", "many classes",
+          "sizes"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -278,10 +298,11 @@ def test_charts_stand_in_a_page(name: str) -> None:
     root = ElementTree.fromstring(svg)
     assert root.get("role") == "img" and root.get("aria-label")
     assert "http:" not in svg and "https:" not in svg and "<metadata" not in svg and len(svg) < 700_000
-    assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]\b", svg) and "var(--ink)" in svg
-    assert "<style" not in svg and "DejaVu" not in svg and "var(--sans)" in svg
+    assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]\b", svg) and ("var(--ink)" in svg or "<image" in svg)
+    assert "<style" not in svg and "DejaVu" not in svg and ("var(--sans)" in svg or "<image" in svg)
     ids = re.findall(r'\bid="([^"]+)"', svg)
     assert len(ids) == len(set(ids))
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in re.findall(r'href="([^"]*)"', svg))
     referred = re.findall(r'(?:url\(#|href="#)([^)"]+)', svg)
     assert set(referred) <= set(ids)
 
@@ -360,6 +381,144 @@ def test_all_numbers_of_an_analysis_agree(tmp_path: Path) -> None:
     loss, (low, high) = found.loss("map@all")
     assert low <= loss <= high
     assert found.results[TWO_STAGE].scores["map@all"].expected > found.results[CODES].scores["map@all"].expected
+
+
+def test_the_best_queries_are_of_different_classes(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, [f"c{i % 5}" for i in range(60)] + ["", "alone"])
+    found = analysed(table, encodings)
+    best = found.best(10)
+    assert len(best) == 5 and len({int(found.labels_Q[query]) for query in best}) == 5
+    assert found.ap[CODES][best[0]] == np.nanmax(found.ap[CODES]) and found.best(2) == best[:2]
+    for query in best:
+        of_class = found.labels_Q == found.labels_Q[query]
+        assert found.ap[CODES][query] == found.ap[CODES][of_class].max()
+
+
+def test_each_class_has_both_scores_and_what_it_is_taken_for(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, [f"c{i % 5}" for i in range(60)])
+    found = analysed(table, encodings)
+    scores = found.class_scores()
+    for name, hit1, ap in ((CODES, "hit1", "ap"), (FEATURES, "float_hit1", "float_ap")):
+        assert np.mean([getattr(each, hit1) for each in scores]) == pytest.approx(found.results[name].scores.top1)
+        assert np.mean([getattr(each, ap) for each in scores]) == pytest.approx(np.nanmean(found.ap[name]))
+    for each in scores:
+        wrong = {
+            answered: count
+            for asked, answered, count in zip(*(column.tolist() for column in found.answers), strict=True)
+            if found.classes[asked] == each.label and answered != asked
+        }
+        assert each.taken_for == (found.classes[max(wrong, key=lambda answered: wrong[answered])] if wrong else "")
+
+
+def test_curves_agree_with_the_scores(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, [f"c{i % 5}" for i in range(60)])
+    found = analysed(table, encodings)
+    for name in (CODES, FEATURES):
+        curve, scores = found.curves[name], found.results[name].scores
+        for k in (1, 5, 10):
+            assert curve.hit_K[k - 1] == pytest.approx(scores[f"hit@{k}"].expected)
+            assert curve.precision_K[k - 1] == pytest.approx(scores[f"precision@{k}"].expected)
+    assert found.radius_curve.recall_D[-1] == pytest.approx(1) and len(found.radius_curve.recall_D) == 17
+
+
+def turned(table: PictureTable) -> PictureTable:
+    n = len(table)
+    times = ["morning", "noon", "night"]
+    table.attributes = {"view": [str(15 * i % 360) for i in range(n)], "time": [times[i // 5 % 3] for i in range(n)]}
+    return table
+
+
+def test_maps_of_view_and_light(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, [f"c{i % 5}" for i in range(60)])
+    assert not analysed(table, encodings).conditions
+    found = analysed(turned(table), encodings)
+    document = found.as_dict()["top1_by_condition"]
+    assert list(document) == [analysis.TURN, analysis.LIGHT]
+    light = document[analysis.LIGHT]
+    assert light["rows"] == ["morning", "noon", "night", "all"] and light["columns"] == light["rows"][:3]
+    assert light["queries"][3] == [60, 60, 60] and light["findable"][0][1] == pytest.approx(4)
+    top1 = np.array(light["top1"][CODES])
+    assert top1[3] == pytest.approx(top1[:3].mean(axis=0))
+    parsed = checked(page.render(facts(), found, 3))
+    text = "".join(parsed.text)
+    assert "View and light" in text and parsed.tags["table"] >= 8 and "165°" in text
+    json.dumps(document, allow_nan=False)
+
+
+def test_what_cannot_be_turned_is_left_out(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, ["a", "a", "b"])
+    turned(table).attributes["view"][0] = "front"
+    assert "View and light" not in page.render(facts(), analysed(table, encodings), 3)
+
+
+# ---- the map of the pictures
+
+
+class FakeUMAP:
+    """The first two numbers of the features as places; warns as umap does."""
+
+    def __init__(self, **settings: Any) -> None:
+        assert settings == {"n_neighbors": 15, "metric": "cosine", "random_state": picture_map.SEED, "n_jobs": 1}
+
+    def fit_transform(self, features: np.ndarray) -> np.ndarray:
+        warnings.warn(
+            "Graph is not fully connected, spectral embedding may not work as expected.", UserWarning, stacklevel=1
+        )
+        return features[:, :2]
+
+
+@pytest.fixture
+def fake_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=FakeUMAP, __spec__=ModuleSpec("umap", None)))
+
+
+@pytest.mark.usefixtures("fake_umap")
+def test_pictures_are_laid_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert picture_map.is_installed()
+    table, encodings = made(tmp_path, [f"c{i % 25}" for i in range(75)])
+    table.splits = ["train"] * 50 + ["test"] * 25
+    found = analyse(table, np.arange(75), encodings, GalleryRule("self"), with_map=True)
+    assert found.picture_map is not None and found.picture_map.rows_P.tolist() == list(range(75))
+    assert found.picture_map.places_P2 == pytest.approx(encodings.features_ND[:, :2])
+    html = page.render(facts(), found, 0)
+    text = "".join(checked(html).text)
+    for title in ("All classes", "20 random classes", "test against train", "The float features of 75 pictures, laid"):
+        assert title in text
+    assert html == page.render(facts(), found, 0)
+    monkeypatch.setattr(picture_map, "MOST_POINTS", 60)
+    found = analyse(table, np.arange(75), encodings, GalleryRule("self"), with_map=True)
+    assert found.picture_map is not None and len(set(found.picture_map.rows_P.tolist())) == 60
+    assert "60 of 75 pictures, drawn at random," in page.render(facts(), found, 0)
+
+
+@pytest.mark.usefixtures("fake_umap")
+def test_few_pictures_have_no_map(tmp_path: Path) -> None:
+    table, encodings = made(tmp_path, ["a", "b"] * 24)
+    found = analyse(table, np.arange(48), encodings, GalleryRule("self"), with_map=True)
+    assert found.picture_map is None and "fewer than 50 pictures" in page.render(facts(), found, 0)
+
+
+def test_without_umap_the_page_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_map, "is_installed", lambda: False)
+    table, encodings = made(tmp_path, ["a", "b"] * 24)
+    text = "".join(checked(page.render(facts(), analysed(table, encodings), 0)).text)
+    assert "pip install 'hashret[umap]'" in text
+
+
+@pytest.mark.slow
+def test_classes_are_islands_of_the_map() -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("umap", exc_type=ImportError)
+    rng = np.random.default_rng(0)
+    labels_N = np.repeat(np.arange(4), 30)
+    features = unit(rng, 4, 32)[labels_N] + 0.1 * unit(rng, 120, 32)
+    found = picture_map.lay_out(features.astype(np.float32), np.arange(120))
+    assert found is not None
+    apart = np.linalg.norm(found.places_P2[:, None] - found.places_P2[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (labels_N[apart.argmin(axis=1)] == labels_N).mean() > 0.95
+    again = picture_map.lay_out(features.astype(np.float32), np.arange(120))
+    assert again is not None and (again.places_P2 == found.places_P2).all()
 
 
 def test_votes_fit_the_classes() -> None:
@@ -480,7 +639,10 @@ def test_the_same_numbers_give_the_same_page(tmp_path: Path) -> None:
 def test_every_section_says_what_it_shows(tmp_path: Path) -> None:
     table, encodings = made(tmp_path, [f"c{i % 4}" for i in range(40)])
     text = "".join(checked(page.render(facts(), analysed(table, encodings), 12)).text)
-    titles = "Curves,Bit health,Float against binary,Worst queries,Confused classes,Suspected wrong labels,Settings"
+    titles = (
+        "Curves,Bit health,Float against binary,Precision and recall,At least one right,Worst queries,Best queries,"
+        "Confused classes,Class by class,Map of the pictures,Suspected wrong labels,Settings"
+    )
     assert all(title in text for title in titles.split(","))
     for name in ("codes: 16 bits", "two-stage", "logits: 16 numbers", "features: 32 numbers"):
         assert name in text

@@ -34,7 +34,7 @@ COMMANDS = {
     "rethreshold": "set the thresholds of a model for pictures of a new domain",
     "protocol": "named protocols: list, show, run",
     "compare": "rank results of one protocol, query by query",
-    "report": "one HTML page about a run: curves, bits, mistakes, suspected labels",
+    "report": "one HTML page about a run: scores, curves, bits, mistakes; or several runs side by side",
     "data": "make, check and look at tables of pictures",
     "runs": "list training runs with their scores",
     "quickstart": "the whole way on a small data set made here",

@@ -145,7 +145,7 @@ def _analysis(
 ) -> tuple[Analysis, int, Path | None]:
     """The numbers of the report; how many pictures were left out, and where they are listed."""
     from hashret.evaluation.gallery import gallery_rule
-    from hashret.report import projection
+    from hashret.report import picture_map
     from hashret.report.analysis import CODES, Encodings, analyse
 
     what = ("codes", "features", "logits")
@@ -160,7 +160,7 @@ def _analysis(
     # A run validates with each picture against all others; what a table asks for besides belongs to other splits.
     rule = gallery_rule("self" if looked_at.validated else "auto", gallery)
     encodings = Encodings(hasher.code_size, encoded.codes, encoded.logits, encoded.features, hasher.thresholds)
-    with_map = args.map == "auto" and projection.is_installed()
+    with_map = args.map == "auto" and picture_map.is_installed()
     analysis = analyse(gallery, labelled, encodings, rule, with_map=with_map)
     if not analysis.results[CODES].scores.n_queries:
         raise DataError(

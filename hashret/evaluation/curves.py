@@ -47,7 +47,7 @@ class RankCurves:
 def rank_curves(
     representations: Sequence[Representation], queries: PictureTable, gallery: PictureTable, rule: GalleryRule
 ) -> list[RankCurves]:
-    """The curves of every representation, at up to some 45 ranks; arguments and errors as `compare`."""
+    """The curves of every representation, at up to some 50 ranks; arguments and errors as `compare`."""
     ranks = spread_ranks(len(gallery))
     results = compare(representations, queries, gallery, rule, ks=ranks, map_cutoffs=())
     return [
@@ -63,9 +63,9 @@ def rank_curves(
 
 
 def spread_ranks(last: int) -> list[int]:
-    """Ranks from 1 to `last`, each about a quarter above the one before, HIT_RANKS among them where it is below `last`."""
+    """Ranks from 1 to `last`: the first ten, then each about a quarter above the one before; and HIT_RANKS, where it is below."""
     ranks, rank = {last, min(last, HIT_RANKS)}, 1
     while rank < last:
         ranks.add(rank)
-        rank = max(rank + 1, round(rank * 1.25))
+        rank = rank + 1 if rank < 10 else round(rank * 1.25)
     return sorted(ranks)

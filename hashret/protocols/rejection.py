@@ -23,14 +23,16 @@ def rejection(of: str, hasher: Hasher, parts: Parts, *, workplace: Path, workers
     """For every way to tell strangers (docs/strangers.md): the threshold chosen on validation, and how it does on the queries.
 
     Pictures of the split outside are halved with seed 0: one half is mixed into validation to choose the threshold, the other
-    into the queries to judge it. By class scores where the model has a classifier, by its codes where codes were trained.
+    into the queries to judge it, and so are queries known to be of no class (-1). By class scores where the model has a
+    classifier, by its codes where codes were trained.
     """
     table = parts.table
+    strange = np.array([table.labels[row] == strangers.STRANGER for row in parts.queries.tolist()], dtype=bool)
     rows = {
         "validation": np.flatnonzero([split == "val" for split in table.splits]),
-        "asked": parts.queries,
+        "asked": parts.queries[~strange],
         "gallery": parts.gallery,
-        "outside": parts.outside,
+        "outside": np.concatenate([parts.outside, parts.queries[strange]]),
     }
     everything = np.unique(np.concatenate(list(rows.values())))
     encoded = encode_table(
@@ -43,7 +45,8 @@ def rejection(of: str, hasher: Hasher, parts: Parts, *, workplace: Path, workers
     at = {part: np.searchsorted(everything, chosen) for part, chosen in rows.items()}
     tables = {part: table.select(chosen) for part, chosen in rows.items()}
     truths = {part: _classes(tables[part]) for part in ("validation", "asked", "gallery")}
-    chosen, judging = strangers.halves(tables["outside"].ids)
+    chosen, judging = strangers.halves([table.ids[row] for row in parts.outside.tolist()])
+    judging = np.concatenate([judging, np.arange(len(parts.outside), len(rows["outside"]))])
 
     def judged(answers: dict[str, strangers.Answers]) -> dict[str, Any]:
         outside = answers["outside"]

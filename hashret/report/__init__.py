@@ -5,7 +5,7 @@ bits.py        what the bits of a set of codes are worth
 labels.py      labels that the neighbours contradict
 history.py     the log of a run as groups of curves
 analysis.py    all numbers of a report, computed once
-projection.py  a map of the pictures by UMAP, where umap-learn is there
+picture_map.py  a map of the pictures by UMAP, where umap-learn is there
 verdict.py     the numbers in words
 charts.py      curves, bars and maps as SVG text         thumbnails.py  pictures as data URIs
 page.py        all of it through page.html, style.css and sort.js; frame.html is what pages share

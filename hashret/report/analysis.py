@@ -27,8 +27,8 @@ from hashret.evaluation.conditions import (
 from hashret.evaluation.curves import RankCurves, rank_curves
 from hashret.evaluation.gallery import GalleryRule
 from hashret.metrics import Curve, bootstrap_interval, distance_histograms
-from hashret.report import bits, labels, projection, ranking
-from hashret.report.projection import PictureMap
+from hashret.report import bits, labels, picture_map, ranking
+from hashret.report.picture_map import PictureMap
 from hashret.report.ranking import Answers, Floats, Integers, Nearest, Pairs
 
 CODES, TWO_STAGE, LOGITS, FEATURES = "codes", "two-stage", "logits", "features"
@@ -336,7 +336,7 @@ def analyse(
         ),
         radius_curve=counts.curve(),
         conditions=conditions,
-        picture_map=projection.picture_map(encodings.features_ND, query_rows_Q) if with_map else None,
+        picture_map=picture_map.lay_out(encodings.features_ND, query_rows_Q) if with_map else None,
     )
 
 

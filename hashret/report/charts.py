@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 import zlib
 from collections.abc import Sequence
 from colorsys import hls_to_rgb
@@ -187,23 +188,23 @@ class Line(NamedTuple):
     points: bool = False
 
 
-def precision_recall(lines: Sequence[Line]) -> str:
-    """Precision up, recall across. NaN is left out."""
+def precision_recall(lines: Sequence[Line], ranked_by: str) -> str:
+    """Precision up, recall across. NaN is left out. ranked_by: for those who do not see the chart."""
     with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(4.2, 3.2)
-        _draw(axes, lines)
+        figure, axes, columns = _named_axes([line.name for line in lines], 3.2)
+        _draw(axes, lines, columns)
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks([0, 0.25, 0.5, 0.75, 1])
         said = "; ".join(f"{line.name}: {_precision_at(line, 0.5)}" for line in lines)
-        return _svg(figure, f"Precision against recall. {said}")
+        return _svg(figure, f"Precision against recall, ranked by {ranked_by}. {said}")
 
 
-def hits(lines: Sequence[Line]) -> str:
+def hits(lines: Sequence[Line], ranked_by: str) -> str:
     """The share of queries with a right picture among the first k, k across, on a logarithmic axis."""
     with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(4.2, 3.2)
-        _draw(axes, lines)
+        figure, axes, columns = _named_axes([line.name for line in lines], 3.2)
+        _draw(axes, lines, columns)
         last = max(2.0, *(float(line.x.max()) for line in lines))
         axes.set(xscale="log", xlabel="k", ylabel="hit@k", xlim=(1, last))
         shown = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= last]
@@ -212,7 +213,7 @@ def hits(lines: Sequence[Line]) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
         axes.set_ylim(bottom=_bottom([float(line.y.min()) for line in lines] + [1.0]), top=1.01)
         said = "; ".join(f"{line.name}: {line.y[0]:.3f} at 1, {line.y[-1]:.3f} at {line.x[-1]:.0f}" for line in lines)
-        return _svg(figure, f"Share of queries with a right picture among the first k. {said}")
+        return _svg(figure, f"Share of queries with a right picture among the first k, ranked by {ranked_by}. {said}")
 
 
 class Point(NamedTuple):
@@ -227,7 +228,7 @@ class Point(NamedTuple):
 def sizes(points: Sequence[Point], score: str) -> str:
     """Scores over code sizes, on a logarithmic axis, with their intervals."""
     with mpl.rc_context(_SETTINGS):
-        figure, axes = _axes(4.2, 2.8)
+        figure, axes, columns = _named_axes([point.name for point in points], 2.8)
         for i, point in enumerate(points):
             (low, high), colour = point.interval, _SERIES[i % len(_SERIES)]
             axes.plot([point.bits] * 2, [low, high], color=colour, linewidth=1.2)
@@ -246,7 +247,7 @@ def sizes(points: Sequence[Point], score: str) -> str:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
         axes.margins(y=0.1)
-        _name(axes, [point.name for point in points])
+        _legend(axes, columns)
         said = "; ".join(f"{point.name}, {point.bits:.0f} bits: {point.score:.4f}" for point in points)
         return _svg(figure, f"{score} by code size. {said}")
 
@@ -296,7 +297,7 @@ def class_mark(group: int) -> str:
     return tuple(CLASS_MARKS)[group % len(CLASS_MARKS)]
 
 
-def _draw(axes: Axes, lines: Sequence[Line]) -> None:
+def _draw(axes: Axes, lines: Sequence[Line], columns: int) -> None:
     """The lines, each with a colour and dashes of its own, and their names."""
     for i, line in enumerate(lines):
         colour, dashes = _SERIES[i % len(_SERIES)], _DASHES[(i + i // len(_SERIES)) % len(_DASHES)]
@@ -304,12 +305,13 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
             {"linestyle": "", "marker": "s", "markersize": 3} if line.points else {"linestyle": dashes}
         )
         axes.plot(line.x, line.y, color=colour, label=line.name, **how)
-    _name(axes, [line.name for line in lines])
+    _legend(axes, columns)
 
 
-def _name(axes: Axes, names: Sequence[str]) -> None:
-    """The names, side by side where there is room for them."""
-    _legend(axes, columns=max(1, 48 // (max(map(len, names)) + 5)))
+def _named_axes(names: Sequence[str], height_inches: float) -> tuple[Figure, Axes, int]:
+    """A figure that is as much higher as the rows of these names need, and how many of them stand side by side."""
+    columns = max(1, 48 // (max(map(len, names)) + 5))
+    return *_axes(4.2, height_inches + 0.18 * (-(-len(names) // columns) - 1)), columns
 
 
 def _precision_at(line: Line, recall: float) -> str:
@@ -364,7 +366,10 @@ def _course(title: str, values: Sequence[float]) -> str:
 def _svg(figure: Figure, description: str) -> str:
     """The figure as an <svg> element for HTML, `description` its text for those who do not see it."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    with warnings.catch_warnings():
+        # Text stays text, so it is the browser that needs the glyphs; here their widths are guessed.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = file.getvalue()
     # A style element in a page holds for all of the page; style.css says the same of charts.
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)

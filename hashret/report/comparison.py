@@ -245,12 +245,12 @@ def _curves(kind: str, entries: Sequence[Entry]) -> list[dict[str, str]]:
     return [
         {
             "title": f"Precision and recall, by {readable(kind)}",
-            "chart": charts.precision_recall(lines),
+            "chart": charts.precision_recall(lines, readable(kind)),
             "reading": "The first 1, 2, 3 … pictures of each ranking, equal distances in any order. Higher is better.",
         },
         {
             "title": f"At least one right among the first, by {readable(kind)}",
-            "chart": charts.hits(few),
+            "chart": charts.hits(few, readable(kind)),
             "reading": "hit@k: how often one of the first k pictures is of the query's class.",
         },
     ]

@@ -16,9 +16,9 @@ import numpy as np
 from hashret import __version__
 from hashret.evaluation.curves import HIT_RANKS
 from hashret.metrics import Score
-from hashret.report import charts, history, labels, projection, ranking
+from hashret.report import charts, history, labels, picture_map, ranking
 from hashret.report.analysis import CODES, FEATURES, LIGHT, SHORTLIST, SHOWN_NEIGHBOURS, TURN, Analysis
-from hashret.report.projection import PictureMap
+from hashret.report.picture_map import PictureMap
 from hashret.report.ranking import Integers
 from hashret.report.thumbnails import Thumbnails
 from hashret.report.verdict import RunFacts, counted, sentences, shared_signature
@@ -243,9 +243,12 @@ def _rank_curves(analysis: Analysis) -> dict[str, str]:
             [
                 *(charts.Line(name, curve.recall_K, curve.precision_K) for name, curve in curves.items()),
                 charts.Line("within a radius", radius.recall_D, radius.precision_D, points=True),
-            ]
+            ],
+            "codes and features",
         ),
-        "hits": charts.hits([charts.Line(name, *curve.first(HIT_RANKS)) for name, curve in curves.items()]),
+        "hits": charts.hits(
+            [charts.Line(name, *curve.first(HIT_RANKS)) for name, curve in curves.items()], "codes and features"
+        ),
     }
 
 
@@ -310,8 +313,8 @@ def _map(analysis: Analysis) -> dict[str, Any]:
     found = analysis.picture_map
     if found is None:
         why_not = (
-            f"There is none of fewer than {projection.FEWEST_POINTS} pictures, and --map off makes none."
-            if projection.is_installed()
+            f"There is none of fewer than {picture_map.FEWEST_POINTS} pictures, and --map off makes none."
+            if picture_map.is_installed()
             else "A map of the pictures is drawn with umap-learn, which is not installed: pip install 'hashret[umap]'"
         )
         return {"charts": [], "why_not": why_not}
@@ -319,7 +322,7 @@ def _map(analysis: Analysis) -> dict[str, Any]:
     present = np.unique(labels_P)
     charts_of = [_map_chart("All classes", f"{counted(len(present), 'class', 'classes')}.", found, labels_P, classes)]
     if len(present) > MAP_CLASSES:
-        drawn = np.sort(np.random.default_rng(projection.SEED).permutation(present)[:MAP_CLASSES])
+        drawn = np.sort(np.random.default_rng(picture_map.SEED).permutation(present)[:MAP_CLASSES])
         groups_P = np.where(np.isin(labels_P, drawn), np.searchsorted(drawn, labels_P), -1)
         names = [classes[each] for each in drawn.tolist()]
         reading = f"{MAP_CLASSES} classes drawn at random; grey are all others."
@@ -338,13 +341,13 @@ def _map(analysis: Analysis) -> dict[str, Any]:
 
 
 def _map_chart(title: str, reading: str, found: PictureMap, groups_P: Integers, names: Sequence[str]) -> dict[str, Any]:
-    few = len(names) <= len(charts.CLASS_COLOURS)
     legend = [
-        (charts.CLASS_COLOURS[i], charts.CLASS_MARKS[charts.class_mark(i)], readable(name))
-        for i, name in enumerate(names)
+        (colour, charts.CLASS_MARKS[charts.class_mark(i)], readable(name))
+        for i, (colour, name) in enumerate(zip(charts.CLASS_COLOURS, names, strict=False))
     ]
+    has_room = len(names) <= len(charts.CLASS_COLOURS)
     chart = charts.places(found.places_P2, groups_P, len(names), f"Map of {len(groups_P):,} pictures: {title}")
-    return {"title": title, "reading": reading, "chart": chart, "legend": legend if few else []}
+    return {"title": title, "reading": reading, "chart": chart, "legend": legend if has_room else []}
 
 
 def _confused(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[str, Any]:

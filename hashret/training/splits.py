@@ -106,6 +106,11 @@ def _pictures_held_out(table: PictureTable, *, labelled: bool, validation: float
         held = _share(np.flatnonzero(is_train), validation, np.random.default_rng(seed), least=2)
         is_validation[held] = True
         how = f"{len(held)} of {is_train.sum()} training pictures held out"
+    if labelled and not table.select(is_validation).label_matrix()[0].sum(axis=0).max(initial=0) > 1:
+        raise TrainingError(
+            f"no two of the {is_validation.sum()} validation pictures of {table.name} have a label in common, so nothing can be "
+            "found among them; hold out more with --validation, or add pictures"
+        )
     return TrainingSplit(table.select(is_train & ~is_validation), table.select(is_validation), "closed", how)
 
 

@@ -36,7 +36,7 @@ def is_installed() -> bool:
     return importlib.util.find_spec("umap") is not None
 
 
-def picture_map(features_ND: NDArray[np.float32], rows_N: Integers) -> PictureMap | None:
+def lay_out(features_ND: NDArray[np.float32], rows_N: Integers) -> PictureMap | None:
     """The map of these rows by the cosine of their features, the same for the same features; None for fewer than FEWEST_POINTS.
 
     Of more than MOST_POINTS rows so many are drawn with a fixed seed.

@@ -198,3 +198,8 @@ def test_an_open_index_is_searched_by_its_own_metric(index: Path) -> None:
         show(HammingIndex.load(index), 0, metric="cosine")
     with pytest.raises(UsageError, match="is a dict"):
         show({}, 0)  # type: ignore[arg-type]
+
+
+def test_query_offers_the_metrics_that_its_indexes_have(hashret: Callable, index: Path) -> None:
+    status, _, err = hashret("query", "--index", index, "x.jpg", "--metric", "inner_product")
+    assert status == 2 and "invalid choice: 'inner_product'" in err

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metric",
-        choices=tuple(NEARNESS),
+        choices=tuple(_COLUMNS),
         help="search codes by bits that differ, codes by the photo's logits, or float features (default: codes where the "
         "index has them)",
     )

@@ -172,6 +172,18 @@ def test_a_classifier_beside_codes_is_not_kept(tiny_run: Path) -> None:
     assert hasher.classifier is None and hasher.config["format_version"] < 3
 
 
+@pytest.mark.slow
+def test_the_classifier_of_tasks_with_distractors_trains(closed_set: Path, tmp_path: Path) -> None:
+    settings = {**SMALL, "backbone": "resnet50", "objective": "multilabel", "dropout": 0.5, "optimizer": "adam,lr=1e-3"}
+    options = TrainingOptions(**settings, schedule="cosine", warmup=0, head_lr_factor=1.0, patience=5)
+    run = create_run(tmp_path / "run")
+    assert loop.train(open_source(closed_set), options, run).status == "done"
+    assert Hasher.from_pretrained(run.folder, device="cpu").class_scores(open_source(closed_set).paths[:2]).shape == (
+        2,
+        6,
+    )
+
+
 def test_what_was_learned_tells_classes_apart(tmp_path: Path) -> None:
     table = open_source(make_pictures(tmp_path / "hues", classes=4, pictures=12))
     run = create_run(tmp_path / "run")

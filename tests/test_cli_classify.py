@@ -238,3 +238,18 @@ def test_plots_are_pictures(classify: Callable[..., Any], tmp_path: Path) -> Non
     for name in names:
         with Image.open(tmp_path / "plots" / name) as picture:
             assert picture.width > 500 and len(picture.convert("RGB").getcolors(1 << 24) or ()) > 20
+
+
+def test_plots_in_any_script_and_of_nothing_much(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from hashret.report import answers
+
+    lists = [["현대 그랜저", "-1"], ["-1"], ["$x_1$ and a class with a name that goes on and on"], ["🐳"], ["-1"]]
+    for name, shown in (("some", lists), ("strangers", [["-1"]]), ("many", [[f"c{i}"] for i in range(60)])):
+        answers.predicted_classes(shown, tmp_path / f"{name}.png")
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width > 500
+    table = PictureTable(["a", "b"], [str(tmp_path / "some.png")] * 2, ["x;y", ""], ["", ""])
+    examples = answers.examples_of(PictureTable(["t"], [str(tmp_path / "many.png")], ["x"], ["train"]))
+    with_all = answers.predicted_against_training(table, [["x", "-1"], ["-1", "z"]], examples)
+    assert with_all.height > answers.predicted_against_training(table.select([0]), [["-1"]], {}).height

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +54,9 @@ def predicted_classes(lists: Sequence[Sequence[str]], path: Path) -> None:
         axes.set_xlabel(f"pictures whose list begins with the class, of {len(lists):,}")
         more = f"; {others:,} more classes are first at least once" if others else ""
         axes.set_title(f"Most predicted classes{more}", loc="left", fontsize=10)
-        figure.savefig(path, metadata={"Software": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # an emoji, say: a box stands for it
+            figure.savefig(path, metadata={"Software": None})
 
 
 def predicted_against_training(
@@ -79,8 +82,7 @@ def predicted_against_training(
             SheetPicture(each.picture, each.caption, right, each.box)
             for each in examples.get(named or "", ())[:EXAMPLES]
         ]
-        named_all = ", ".join(each for each in answered if each != STRANGER)
-        caption = [f"called {STRANGER}, then" if answered[:1] == [STRANGER] else "predicted", named_all]
+        caption = ["called of no class" if answered[:1] == [STRANGER] else "predicted", ", ".join(answered)]
         rows.append(SheetRow(SheetPicture(pictures.paths[row], caption, None, pictures.box(row)), beside))
     return contact_sheet(
         rows, picture_side=120, title="Left: predicted pictures · right: training pictures of the first class"

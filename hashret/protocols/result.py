@@ -139,7 +139,7 @@ def read_result(folder: Path) -> Result:
     """The result in a folder. DataError for a folder without one, and for files that do not belong together."""
     try:
         document = json.loads((folder / RESULT_FILE).read_text("utf-8"))
-        with np.load(folder / PER_QUERY_FILE, allow_pickle=False) as file:
+        with np.load(io.BytesIO((folder / PER_QUERY_FILE).read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise DataError(

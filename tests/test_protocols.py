@@ -430,6 +430,32 @@ def test_folders_that_hold_no_result(result: Path, tmp_path: Path, hashret: Call
         read_result(broken)
 
 
+def test_a_page_about_results(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    status, out, err = hashret("report", result)
+    assert status == 0, err
+    page = (result / "report.html").read_text()
+    document = read_result(result).document
+    assert f"card {UNSEEN.hash}" in page and "not the card&#39;s recipe" in page
+    for row in document["rows"]:
+        assert row["name"] in page and f"{row['scores']['map@all']['expected']:.4f}" in page
+    assert "Precision and recall, by codes" in page and "https://" not in page and 'src="http' not in page
+    other = spoil(result, tmp_path / "other", lambda d: d["models"][0]["settings"].update(lr=0.5))
+    status, out, err = hashret("report", result, other, "--out", tmp_path / "both.html", "--json")
+    assert status == 0, err
+    document = json.loads(out)
+    assert [side["name"] for side in document["results"]] == ["one", "other"]
+    assert "hash 16 bits: lr" in (tmp_path / "both.html").read_text()
+    different = spoil(result, tmp_path / "different", lambda d: d.update(protocol_hash="0"))
+    for words, sentence in (
+        ((result, different), "scores of different protocols cannot be ranked"),
+        ((result, result / "models" / "hash16bits_seed0"), "is no result, and"),
+        ((result, "--split", "test"), "--split would change nothing"),
+    ):
+        status, out, err = hashret("report", *words, "--out", tmp_path / "no.html")
+        assert (status, out) == (2, "") and sentence in err
+        assert not (tmp_path / "no.html").exists()
+
+
 # ---- the command line -----------------------------------------------------------------------------------------------
 
 

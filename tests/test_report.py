@@ -33,6 +33,7 @@ from hashret.data.table import PictureTable
 from hashret.evaluation.gallery import GalleryRule
 from hashret.metrics import retrieval_scores
 from hashret.report import analysis, bits, charts, history, labels, page, picture_map, ranking, thumbnails, verdict
+from hashret.report import text as page_text
 from hashret.report.analysis import CODES, FEATURES, RIGHT, TIED, TWO_STAGE, WRONG, Analysis, Encodings, analyse
 from hashret.report.ranking import Pairs
 
@@ -700,9 +701,9 @@ def test_a_picture_that_went_away_is_blank(tmp_path: Path) -> None:
 
 
 def test_readable_text() -> None:
-    assert page.readable("a\x1bb\ud800") == "a\\x1bb\\ud800"
-    assert page.readable("x" * 500) == "x" * page.LONGEST_TEXT + "…"
-    assert page.readable("\u1100\u1161") == "가"
+    assert page_text.readable("a\x1bb\ud800") == "a\\x1bb\\ud800"
+    assert page_text.readable("x" * 500) == "x" * page_text.LONGEST_TEXT + "…"
+    assert page_text.readable("\u1100\u1161") == "가"
 
 
 def test_the_verdict_warns_when_the_run_scored_otherwise(tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ def _translate(args: argparse.Namespace, card: Card) -> None:
 
 def _print(document: dict[str, Any], out: Path) -> None:
     """The result for people: what was scored, published values, and what is to be known before the scores are believed."""
+    from hashret.protocols.result import caveats
+
     card, data = document["protocol"], document["data"]
     metric = card["metric"]
     queries, gallery = counted(data["queries_scored"], "query", "queries"), counted(data["gallery"], "picture")
@@ -185,25 +187,3 @@ def _print_published(document: dict[str, Any]) -> None:
         bits = "" if each["bits"] is None else f", {each['bits']} bits"
         note = f"; {each['note']}" if each["note"] else ""
         print(f"Published: {each['score']} {each['value']:.4f} ({each['of']}{bits}; {each['source']}{note})")
-
-
-def caveats(document: dict[str, Any]) -> list[str]:
-    """What is to be known before the scores are believed: leaks, other data than the release, a changed recipe."""
-    sentences = []
-    leaks, data = document["leaks"], document["data"]
-    if leaks is None:
-        sentences.append("Nobody looked for pictures in two splits (--leaks off).")
-    elif leaks["same"] or leaks["near"]:
-        sentences.append(
-            f"Leaks: {counted(leaks['same'], 'picture')} in two splits, {leaks['near']:,} more nearly: {leaks['examples'][0]}"
-        )
-    if data["complete"] is False:
-        have = ", ".join(f"{split} {size['pictures']:,} of {size['classes']}" for split, size in data["splits"].items())
-        sentences.append(
-            f"The data are not the whole release ({have} classes): published values are of other pictures."
-        )
-    for model in document["models"]:
-        if model["changed"]:
-            changed = ", ".join(f"{name} {value}" for name, value in model["changed"].items())
-            sentences.append(f"{model['name']}: not the card's recipe, changed: {changed}.")
-    return sentences

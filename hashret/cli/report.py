@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
 Example:  hashret report runs/cars64                 (writes runs/cars64/report.html)
           hashret report runs/cars64 runs/cars32    (writes compare.html)
+          hashret report results/cub64               (a result of hashret protocol run; several of one protocol)
 
 Shows how a run learnt, what its bits are worth, what codes lose against float features, the queries that fail, the classes
 that are confused and the labels that are doubted, in one HTML page that holds its pictures itself. It looks at the run's own
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="a run folder, or its name in runs/; RUN@3 is its third epoch; others are set against the first",
+        help="a run folder, or its name in runs/; RUN@3 is its third epoch; or a result; others are set against the first",
     )
     # The data and label map of the run serve where nothing else is said.
     add_data_arguments(parser, required=False)
@@ -85,6 +86,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "a report is drawn with matplotlib and jinja2, which are not installed; pip install 'hashret[report]'"
         )
+    if any(is_result(Path(name)) for name in args.runs):
+        from hashret.cli.report_results import run_results
+
+        return run_results(args)
     if len(args.runs) > 1:
         from hashret.cli.report_several import run_several
 
@@ -177,6 +182,11 @@ class LookedAt:
     table: PictureTable
     words: str
     validated: bool
+
+
+def is_result(folder: Path) -> bool:
+    """Whether a folder is what `hashret protocol run` made."""
+    return (folder / "result.json").is_file()
 
 
 def run_of(model_folder: Path) -> Run:

@@ -45,11 +45,16 @@ class RankCurves:
 
 
 def rank_curves(
-    representations: Sequence[Representation], queries: PictureTable, gallery: PictureTable, rule: GalleryRule
+    representations: Sequence[Representation],
+    queries: PictureTable,
+    gallery: PictureTable,
+    rule: GalleryRule,
+    *,
+    several_labels: bool = False,
 ) -> list[RankCurves]:
     """The curves of every representation, at up to some 50 ranks; arguments and errors as `compare`."""
     ranks = spread_ranks(len(gallery))
-    results = compare(representations, queries, gallery, rule, ks=ranks, map_cutoffs=())
+    results = compare(representations, queries, gallery, rule, ks=ranks, map_cutoffs=(), several_labels=several_labels)
     return [
         RankCurves(
             np.array(ranks, np.int64),

@@ -66,6 +66,7 @@ def document_of(
     leaks: Leaks | None,
     rule: str,
     models: Sequence[Mapping[str, Any]],
+    curves: Mapping[str, Any],
     conditions: Mapping[str, Any] | None,
     strangers: Mapping[str, Any] | None,
     facts: Mapping[str, Any],
@@ -94,6 +95,7 @@ def document_of(
         "leaks": None if leaks is None else leaks.as_dict(),
         "models": list(models),
         "rows": [_row(card, row, each, seen) for row, each in zip(rows, scored, strict=True)],
+        "curves": curves,
         "conditions": conditions,
         "strangers": strangers,
         **facts,
@@ -166,3 +168,25 @@ def read_result(folder: Path) -> Result:
             f"the result in {folder} is damaged, or of a newer version ({error}); run its protocol again"
         ) from None
     return Result(folder, document, ids, per_query)
+
+
+def caveats(document: dict[str, Any]) -> list[str]:
+    """What is to be known before the scores are believed: leaks, other data than the release, a changed recipe."""
+    sentences = []
+    leaks, data = document["leaks"], document["data"]
+    if leaks is None:
+        sentences.append("Nobody looked for pictures in two splits (--leaks off).")
+    elif leaks["same"] or leaks["near"]:
+        sentences.append(
+            f"Leaks: {leaks['same']:,} pictures in two splits, {leaks['near']:,} more nearly: {leaks['examples'][0]}"
+        )
+    if data["complete"] is False:
+        have = ", ".join(f"{split} {size['pictures']:,} of {size['classes']}" for split, size in data["splits"].items())
+        sentences.append(
+            f"The data are not the whole release ({have} classes): published values are of other pictures."
+        )
+    for model in document["models"]:
+        if model["changed"]:
+            changed = ", ".join(f"{name} {value}" for name, value in model["changed"].items())
+            sentences.append(f"{model['name']}: not the card's recipe, changed: {changed}.")
+    return sentences

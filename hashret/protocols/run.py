@@ -19,6 +19,7 @@ from hashret.data.table import PictureTable
 from hashret.errors import UsageError
 from hashret.evaluation.compare import compare
 from hashret.evaluation.conditions import has_views_and_times, rotation_by_time, time_by_time, top1_by_condition
+from hashret.evaluation.curves import rank_curves
 from hashret.evaluation.gallery import GalleryRule, gallery_rule, numbered
 from hashret.index import durable
 from hashret.model.device import pick_device
@@ -134,6 +135,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         leaks=leaks,
         rule=rule.sentence,
         models=[_described(model) for model in scored_models],
+        curves=_curves(compared, queries, gallery, rule, card),
         conditions=_conditions(compared, queries, gallery, rule),
         strangers=_strangers(scored_models, parts, request, workplace) if card.outside else None,
         facts={"seconds": round(time.perf_counter() - started, 1), "machine": _machine(request.device)},
@@ -175,6 +177,15 @@ def _leaks(parts: Parts) -> Leaks:
     return leaks
 
 
+def _curves(
+    compared: Sequence[rows.Row], queries: PictureTable, gallery: PictureTable, rule: GalleryRule, card: Card
+) -> dict[str, Any]:
+    """hit@k, recall@k and precision@k of each model's codes and features, by the names of rows."""
+    own = [row.representation for row in compared if row.kind not in rows.CONTROLS]
+    found = rank_curves(own, queries, gallery, rule, several_labels=card.several_labels)
+    return {each.name: curve.as_dict() for each, curve in zip(own, found, strict=True)}
+
+
 def _conditions(
     compared: Sequence[rows.Row], queries: PictureTable, gallery: PictureTable, rule: GalleryRule
 ) -> dict[str, Any] | None:
@@ -196,6 +207,9 @@ def _conditions(
             rows_of_map = [top1[start : start + shape[1]] for start in range(0, len(top1), shape[1])]
             found[name]["top1"][row.representation.name] = rows_of_map
             found[name]["queries"] = of.n_queries_C.reshape(shape).tolist()
+            found[name]["findable"] = [
+                [None if np.isnan(each) else each for each in line] for line in of.findable_C.reshape(shape).tolist()
+            ]
     return found
 
 

@@ -12,12 +12,14 @@ from typing import Any
 from hashret.evaluation.compare import Result
 from hashret.evaluation.curves import HIT_RANKS, RankCurves
 from hashret.metrics import bootstrap_interval
-from hashret.report import charts
-from hashret.report.page import fill, readable, written
+from hashret.report import charts, heat
+from hashret.report.heat import HeatMap
+from hashret.report.page import fill, written
 from hashret.report.ranking import Floats
+from hashret.report.text import readable
 
 SCORES = ("map@all", "map@10", "hit@1", "hit@10")
-"""What stands in the table, in this order, where anybody has it."""
+"""What stands in the table first, in this order, where anybody has it."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,27 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table with its title, how to read it, a header and rows of text; the first column names the row."""
+
+    title: str
+    reading: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Compared:
-    """What a page says of the comparison as a whole: what was looked at and what came out, warnings, commands that make it."""
+    """What a page says of the comparison as a whole: what was looked at and what came out, warnings, commands that make it.
+
+    maps: of top-1 by view and light. tables: further ones.
+    """
 
     sentences: Sequence[str]
     warnings: Sequence[str] = ()
     commands: Sequence[tuple[str, str]] = field(default=())
+    maps: Sequence[HeatMap] = ()
+    tables: Sequence[Table] = ()
 
 
 def entry_of(result: Result, name: str, kind: str, query_ids: Sequence[str], curves: RankCurves | None) -> Entry:
@@ -150,7 +167,8 @@ def settings_that_differ(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
 def render_comparison(sides: Sequence[Side], compared: Compared) -> str:
     """The HTML of a comparison, the same text for the same numbers."""
     entries = [entry for side in sides for entry in side.entries]
-    columns = [score for score in SCORES if any(score in entry.per_query for entry in entries)]
+    had = dict.fromkeys(score for entry in entries for score in entry.per_query)
+    columns = [*(score for score in SCORES if score in had), *(score for score in had if score not in SCORES)]
     kinds = list(dict.fromkeys(entry.kind for entry in entries))
     return fill(
         "comparison.html",
@@ -166,6 +184,16 @@ def render_comparison(sides: Sequence[Side], compared: Compared) -> str:
             (readable(name), [readable(value, 400) for value in values]) for name, values in settings_that_differ(sides)
         ],
         commands=[(what, readable(command, 4000)) for what, command in compared.commands],
+        conditions=heat.values(compared.maps),
+        tables=[
+            {
+                "title": table.title,
+                "reading": table.reading,
+                "header": table.header,
+                "rows": [[readable(cell, 400) for cell in row] for row in table.rows],
+            }
+            for table in compared.tables
+        ],
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -16,10 +15,11 @@ import numpy as np
 from hashret import __version__
 from hashret.evaluation.curves import HIT_RANKS
 from hashret.metrics import Score
-from hashret.report import charts, history, labels, picture_map, ranking
+from hashret.report import charts, heat, history, labels, picture_map, ranking
 from hashret.report.analysis import CODES, FEATURES, LIGHT, SHORTLIST, SHOWN_NEIGHBOURS, TURN, Analysis
 from hashret.report.picture_map import PictureMap
 from hashret.report.ranking import Integers
+from hashret.report.text import readable
 from hashret.report.thumbnails import Thumbnails
 from hashret.report.verdict import RunFacts, counted, sentences, shared_signature
 from hashret.sheets import result_caption
@@ -27,7 +27,6 @@ from hashret.sheets import result_caption
 GENERATOR = '<meta name="generator" content="hashret report">'
 """By which a report is known among other files; stands in its first lines."""
 
-LONGEST_TEXT = 160
 MATRIX_CLASSES, LISTED_PAIRS, LISTED_CLASSES, LISTED_SUSPECTS = 10, 15, 500, 200
 MAP_CLASSES = 20
 """Of more, so many are drawn that colours tell them apart."""
@@ -99,16 +98,6 @@ def fill(template: str, **values: Any) -> str:
     return page.render(
         generator=GENERATOR, policy=policy, style=_packaged("style.css"), script=script, version=__version__, **values
     ).lstrip()
-
-
-def readable(text: object, longest: int = LONGEST_TEXT) -> str:
-    """The text in one line, in composed Unicode, control characters and halves of characters written out, its end cut off."""
-    composed = unicodedata.normalize("NFC", str(text))
-    shown = "".join(
-        each.encode("unicode_escape").decode() if unicodedata.category(each) in ("Cc", "Cs") else each
-        for each in composed[: longest + 1]
-    )
-    return shown if len(composed) <= longest else shown[:longest] + "…"
 
 
 class _Pictures:
@@ -269,43 +258,19 @@ _CONDITIONS = {
 
 def _conditions(analysis: Analysis) -> dict[str, Any]:
     """Maps of top-1 by view and light, all shaded on one scale; nothing where the pictures tell neither."""
-    grids = [
-        (kind, name, found.conditions, found.grid(name))
-        for kind, found in analysis.conditions.items()
-        for name in found.found
-    ]
-    known = [value for *_, (top1, _, _) in grids for value in top1[~np.isnan(top1)].tolist()]
-    if not known:
-        return {}
-    low, high = min(known), max(known)
-    maps = [
-        {
-            "title": f"By {name}: {_CONDITIONS[kind][0]}",
-            "corner": _CONDITIONS[kind][1],
-            "columns": [readable(column) for column in conditions.columns],
-            "rows": [
-                {
-                    "label": readable(label),
-                    "cells": [
-                        {
-                            "value": "" if np.isnan(value) else f"{100 * value:.0f}",
-                            "findable": f"{n_findable:.1f}",
-                            "about": counted(n_queries, "query", "queries"),
-                            "shade": 0.0
-                            if high == low or np.isnan(value)
-                            else round(0.6 * (value - low) / (high - low), 3),
-                        }
-                        for value, n_findable, n_queries in zip(
-                            *(each[row].tolist() for each in (top1, findable, queries)), strict=True
-                        )
-                    ],
-                }
-                for row, label in enumerate([*conditions.rows, "all"])
-            ],
-        }
-        for kind, name, conditions, (top1, findable, queries) in grids
-    ]
-    return {"maps": maps, "low": f"{100 * low:.0f}", "high": f"{100 * high:.0f}"}
+    return heat.values(
+        [
+            heat.HeatMap(
+                f"By {name}: {_CONDITIONS[kind][0]}",
+                _CONDITIONS[kind][1],
+                [*found.conditions.rows, "all"],
+                found.conditions.columns,
+                *found.grid(name),
+            )
+            for kind, found in analysis.conditions.items()
+            for name in found.found
+        ]
+    )
 
 
 def _map(analysis: Analysis) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""`hashret report RESULT …`: one HTML page about results of one protocol."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hashret.cli.options import counted, print_json
+from hashret.cli.report import again, check_out, is_result, write_page
+from hashret.errors import UsageError
+
+if TYPE_CHECKING:
+    from hashret.protocols.result import Result
+    from hashret.report.comparison import Entry, Side, Table
+    from hashret.report.heat import HeatMap
+
+KINDS = {
+    "itq": "ITQ codes of the features",
+    "lsh": "LSH codes of the features",
+    "frozen": "features before training",
+    "random": "random codes",
+}
+"""What kinds of rows are called that are not called what they are."""
+MAPS = {
+    "time by turn": ("the query's time by how far the view is turned", "time \\ turned by"),
+    "time by time": ("the query's time of day by that of what is found", "asked \\ found"),
+}
+
+
+def run_results(args: argparse.Namespace) -> int:
+    """Read, write the page, print where it is. UsageError for what is no result, and for results of different cards."""
+    from hashret.protocols.ranking import check_same_card
+    from hashret.protocols.result import caveats, read_result
+    from hashret.report.comparison import Compared, as_dict, render_comparison
+
+    others = [name for name in args.runs if not is_result(Path(name))]
+    if others:
+        raise UsageError(
+            f"{others[0]} is no result, and {args.runs[0]} or another one is; name results alone, or runs alone"
+        )
+    given = next((flag for flag in ("data", "split", "label_map") if getattr(args, flag)), None)
+    if given is not None:
+        raise UsageError(
+            f"a result says what it is of, so --{given.replace('_', '-')} would change nothing; leave it out"
+        )
+    folders = [Path(name) for name in args.runs]
+    out = args.out or (folders[0] / "report.html" if len(folders) == 1 else Path("compare.html"))
+    check_out(out)
+    results = [read_result(folder) for folder in folders]
+    check_same_card(results)
+    first = results[0].document
+    data = first["data"]
+    said = [
+        f"Protocol {first['protocol']['name']} (card {first['protocol_hash']}): {first['protocol']['title']}.",
+        f"{first['protocol']['about']} {counted(data['queries_scored'], 'query', 'queries')} in a gallery of "
+        f"{counted(data['gallery'], 'picture')}; {first['rule']}.",
+    ]
+    several = len(results) > 1
+    warnings = [
+        f"{result.folder.name}: {sentence}" if several else sentence
+        for result in results
+        for sentence in caveats(result.document)
+    ]
+    sides = [_side(result) for result in results]
+    tables = [*_published(first), *_strangers(results), *_seen_and_unseen(results)]
+    compared = Compared(said, warnings, [("Make this page again", again(args))], _maps(results), tables)
+    n_bytes = write_page(out, render_comparison(sides, compared))
+    if args.json:
+        print_json({"out": out, "bytes": n_bytes, "sentences": said, "warnings": warnings, "results": as_dict(sides)})
+    else:
+        print("\n".join([*said, *warnings]))
+        print(f"{out}: {counted(len(results), 'result')}; {n_bytes / 1e6:.1f} MB")
+    return 0
+
+
+def _side(result: Result) -> Side:
+    from hashret.report.comparison import Side
+
+    document = result.document
+    settings: dict[str, Any] = {"hashret": document["hashret_version"], "seconds": document["seconds"]}
+    for model in document["models"]:
+        settings |= {f"{model['name']}: {name}": value for name, value in (model["settings"] or {}).items()}
+    return Side(result.folder.name, settings, [_entry(result, number) for number in range(len(document["rows"]))])
+
+
+def _entry(result: Result, number: int) -> Entry:
+    from hashret.evaluation.curves import RankCurves
+    from hashret.report.comparison import Entry
+
+    row = result.document["rows"][number]
+    per_query = {name: values for (of, name), values in result.per_query.items() if of == number}
+    curve = result.document["curves"].get(row["name"])
+    return Entry(
+        name=row["name"],
+        kind=KINDS.get(row["kind"], row["kind"]),
+        code_size=row["bits"],
+        query_ids=result.query_ids,
+        per_query=per_query,
+        signatures={name: row["scores"][name]["signature"] for name in per_query},
+        curves=None
+        if curve is None
+        else RankCurves(*(np.array(curve[name]) for name in ("ranks", "hit", "recall", "precision"))),
+    )
+
+
+def _published(document: dict[str, Any]) -> list[Table]:
+    from hashret.report.comparison import Table
+
+    rows = [
+        [each["of"], str(each["bits"] or ""), each["score"], f"{each['value']:.4f}", each["source"], each["note"]]
+        for each in document["protocol"]["published"]
+    ]
+    reading = "What others published for this protocol; of the whole release, by a training of their own."
+    return [Table("Published", reading, ["of", "bits", "score", "value", "source", "note"], rows)] if rows else []
+
+
+def _strangers(results: list[Result]) -> list[Table]:
+    from hashret.report.comparison import Table
+
+    rows = []
+    for result in results:
+        for model, ways in (result.document["strangers"] or {}).items():
+            for way, found in ways.items():
+                judged = found["assessment"]
+                values = (judged["map_before"], judged["map_after"], judged["auroc"], judged["fpr_at_95_tpr"])
+                rows.append([f"{result.folder.name}: {model}, by {way}", *(f"{value:.4f}" for value in values)])
+    reading = (
+        "Lists of five classes, with and without the class of strangers before the first that is not likely enough; the "
+        "threshold was chosen on validation with other strangers mixed in. FPR: known pictures called strange where 95 % of the "
+        "strangers are."
+    )
+    header = ["told by", "MAP@5 without -1", "with it", "AUROC", "FPR at 95 % TPR"]
+    return [Table("Strangers", reading, header, rows)] if rows else []
+
+
+def _seen_and_unseen(results: list[Result]) -> list[Table]:
+    from hashret.report.comparison import Table
+
+    metric = results[0].metric
+    rows = [
+        [f"{result.folder.name}: {row['name']}", f"{row['seen'][metric]:.4f}", f"{row['unseen'][metric]:.4f}"]
+        for result in results
+        for row in result.document["rows"]
+        if row["seen"]["n_queries"] and row["unseen"]["n_queries"]
+    ]
+    title, reading = "Classes seen and unseen", f"{metric} of queries whose class was trained on, and of all others."
+    return [Table(title, reading, ["", "seen", "unseen"], rows)] if rows else []
+
+
+def _maps(results: list[Result]) -> list[HeatMap]:
+    from hashret.report.heat import HeatMap
+
+    def grid(values: list[list[float | None]]) -> Any:
+        return np.array([[np.nan if value is None else value for value in line] for line in values])
+
+    several = len(results) > 1
+    return [
+        HeatMap(
+            f"{result.folder.name + ', ' if several else ''}{name}: {MAPS[kind][0]}",
+            MAPS[kind][1],
+            found["rows"],
+            found["columns"],
+            grid(top1),
+            grid(found["findable"]),
+            np.array(found["queries"]),
+        )
+        for result in results
+        for kind, found in (result.document["conditions"] or {}).items()
+        for name, top1 in found["top1"].items()
+    ]

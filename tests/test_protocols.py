@@ -406,6 +406,7 @@ def test_results_of_different_cards_are_not_ranked(
             "the queries' hit@1 are not those of 'hash 16 bits",
         ),
         (lambda d: d.pop("protocol"), "is damaged"),
+        (lambda d: d.pop("curves"), "(no 'curves' in result.json)"),
         (lambda d: d.update(rows=3), "is damaged"),
     ],
 )

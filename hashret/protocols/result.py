@@ -27,6 +27,10 @@ from hashret.protocols.parts import Leaks, Parts, complete
 from hashret.protocols.rows import Row
 
 FORMAT, FORMAT_VERSION = "hashret-result", 1
+KEYS = {
+    "hashret_version", "protocol", "protocol_hash", "splits_hash", "data", "rule", "leaks", "models", "rows", "curves", "conditions",
+    "strangers", "seconds", "machine",
+}  # fmt: skip
 RESULT_FILE, PER_QUERY_FILE = "result.json", "per_query.npz"
 
 
@@ -152,6 +156,9 @@ def read_result(folder: Path) -> Result:
     try:
         if document["format"] != FORMAT or document["format_version"] > FORMAT_VERSION:
             raise ValueError(f"format {document['format']!r}, version {document['format_version']}")
+        missing = sorted(KEYS - document.keys())
+        if missing:
+            raise ValueError(f"no {missing[0]!r} in {RESULT_FILE}")
         ids = [str(name) for name in arrays.pop("ids")]
         per_query = {}
         for key, values in arrays.items():

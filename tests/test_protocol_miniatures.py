@@ -135,7 +135,12 @@ def check(name: str, document: dict[str, Any], out: str, folder: Path) -> None:
             assert min(batch.size) > 100
         settings = document["models"][0]["settings"]
         assert (settings["pooling"], settings["project"], settings["step_factor"]) == ("gem", 512, 0.5)
-        assert "features, 512 numbers" in out
+        assert "features, 512 numbers" in out and "recall@10 of exact" in out
+        for ways in document["searches"].values():
+            assert set(ways) == {"exact", "product", "product, 2 of 8 cells"}
+            assert set(ways["exact"]["recall"].values()) == {1.0} and ways["exact"]["bytes_a_picture"] == 2048
+            # With as few pictures as centroids every picture is its own centroid.
+            assert ways["product"]["recall"]["10"] > 0.95 >= ways["product, 2 of 8 cells"]["recall"]["20"] - 0.05
     elif name == "distractors":
         assert set(document["strangers"]["float"]) == {"scores"}
         assert set(document["strangers"]["hash 16 bits"]) == {"scores", "hamming", "asymmetric", "agreement"}

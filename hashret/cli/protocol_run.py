@@ -162,11 +162,24 @@ def _print(document: dict[str, Any], out: Path) -> None:
     print("\n" + text_table(header, lines))
     if not both:
         print(f"\nAll queries are of classes that were {'' if seen else 'not '}trained on.")
+    _print_searches(document)
     _print_strangers(document)
     _print_published(document)
     for sentence in caveats(document):
         print(sentence)
     print(f"{out}: result.json, per_query.npz; rank results of this protocol with: hashret compare {out} RESULT")
+
+
+def _print_searches(document: dict[str, Any]) -> None:
+    lines = [
+        [f"{model}: {way}", *(f"{found['recall'][k]:.4f}" for k in found["recall"]), f"{found['bytes_a_picture']:.1f}"]
+        for model, ways in (document["searches"] or {}).items()
+        for way, found in ways.items()
+    ]
+    if lines:
+        ks = next(iter(next(iter(document["searches"].values())).values()))["recall"]
+        names = ["searched by", *(f"recall@{k} of exact" for k in ks), "bytes a picture"]
+        print("\n" + text_table(names, lines) + "\n")
 
 
 def _print_strangers(document: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def run_results(args: argparse.Namespace) -> int:
         for sentence in caveats(result.document)
     ]
     sides = [_side(result) for result in results]
-    tables = [*_published(first), *_strangers(results), *_seen_and_unseen(results)]
+    tables = [*_published(first), *_searches(results), *_strangers(results), *_seen_and_unseen(results)]
     compared = Compared(said, warnings, [("Make this page again", again(args))], _maps(results), tables)
     n_bytes = write_page(out, render_comparison(sides, compared))
     if args.json:
@@ -115,6 +115,27 @@ def _published(document: dict[str, Any]) -> list[Table]:
     ]
     reading = "What others published for this protocol; of the whole release, by a training of their own."
     return [Table("Published", reading, ["of", "bits", "score", "value", "source", "note"], rows)] if rows else []
+
+
+def _searches(results: list[Result]) -> list[Table]:
+    from hashret.report.comparison import Table
+
+    ways = [
+        (f"{result.folder.name}: {model}, {way}", found)
+        for result in results
+        for model, by_way in (result.document["searches"] or {}).items()
+        for way, found in by_way.items()
+    ]
+    if not ways:
+        return []
+    ks = list(ways[0][1]["recall"])
+    rows = [
+        [name, *(f"{found['recall'][k]:.4f}" for k in ks), f"{found['bytes_a_picture']:.1f}"] for name, found in ways
+    ]
+    reading = (
+        "Features searched by a product quantiser: the share of the exact nearest that it finds, and memory a picture."
+    )
+    return [Table("Searches", reading, ["searched by", *(f"recall@{k}" for k in ks), "bytes a picture"], rows)]
 
 
 def _strangers(results: list[Result]) -> list[Table]:

@@ -6,6 +6,7 @@ parts.py    a card applied to pictures: who is trained on, who asks, who is sear
 models.py   the networks of a run of a protocol: trained by the card's recipe, or given
 rows.py     what is scored side by side: codes, features, and what they have to beat
 rejection.py  pictures of no class, told from the others
+product_search.py  features by a product quantiser, beside exact search
 batch.py    a picture of a training batch
 run.py      all of it, in order
 result.py   a result: a folder that carries the card's hash

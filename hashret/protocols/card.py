@@ -57,6 +57,7 @@ class Card:
     rule: what leaves a query's gallery (evaluation.gallery). least_pictures: classes with fewer pictures in the gallery leave
     it, and their queries with them. several_labels: a picture can be of several classes, and one in common makes two relevant.
     outside: whether pictures of no class, the split "outside", are to be told from the others.
+    product: whether search by a product quantiser is set beside exact search of the features (needs the extra `pq`).
     metric: the score that results are ranked by; measures: further ones. map_cutoffs: of mAP, None is all ranks.
     recipes: settings of `hashret train`, by HASH or FLOAT. code_sizes: of the codes that are trained.
     sizes: what the release holds when it is whole. stand_ins: what --data turntable draws, on "cuda" and elsewhere ("cpu").
@@ -75,6 +76,7 @@ class Card:
     code_sizes: tuple[int, ...]
     prepared: str = ""
     outside: bool = False
+    product: bool = False
     gallery: tuple[str, ...] = ()
     rule: str = "self"
     least_pictures: int = 0

@@ -237,6 +237,7 @@ _ALL = (
         queries=("query",),
         gallery=("train", "val"),
         least_pictures=58,
+        product=True,
         metric="map@20",
         map_cutoffs=(None, 20),
         ks=(1, 20),

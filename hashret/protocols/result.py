@@ -28,8 +28,8 @@ from hashret.protocols.rows import Row
 
 FORMAT, FORMAT_VERSION = "hashret-result", 1
 KEYS = {
-    "hashret_version", "protocol", "protocol_hash", "splits_hash", "data", "rule", "leaks", "models", "rows", "curves", "conditions",
-    "strangers", "seconds", "machine",
+    "hashret_version", "protocol", "protocol_hash", "splits_hash", "data", "rule", "leaks", "models", "rows", "curves",
+    "conditions", "strangers", "searches", "seconds", "machine",
 }  # fmt: skip
 RESULT_FILE, PER_QUERY_FILE = "result.json", "per_query.npz"
 
@@ -73,10 +73,11 @@ def document_of(
     curves: Mapping[str, Any],
     conditions: Mapping[str, Any] | None,
     strangers: Mapping[str, Any] | None,
+    searches: Mapping[str, Any] | None,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What result.json says, as JSON values. leaks: None where nobody looked. strangers: by model and
-    way, None where the card asks for none. facts: of the machine and the time it took."""
+    way, searches: by model, None where the card asks for none. facts: of the machine and the time it took."""
     seen = parts.seen()[scored[0].scores.scored_Q]
     return {
         "format": FORMAT,
@@ -102,6 +103,7 @@ def document_of(
         "curves": curves,
         "conditions": conditions,
         "strangers": strangers,
+        "searches": searches,
         **facts,
     }
 

@@ -29,6 +29,7 @@ from hashret.protocols import models, rows
 from hashret.protocols.batch import training_batch
 from hashret.protocols.card import FLOAT, HASH, Card, StandIn
 from hashret.protocols.parts import Leaks, Parts, find_leaks, read_parts
+from hashret.protocols.product_search import check_installed, product_beside_exact
 from hashret.protocols.rejection import rejection
 from hashret.protocols.result import document_of, write_result
 from hashret.training.options import TrainingOptions
@@ -80,6 +81,8 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
     again when the same call is made after an interruption.
     """
     started = time.perf_counter()
+    if card.product:
+        check_installed()
     stand_in = None
     if source == STAND_IN and not Path(source).exists():
         stand_in = _stand_in(card, request.device)
@@ -137,6 +140,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         models=[_described(model) for model in scored_models],
         curves=_curves(compared, queries, gallery, rule, card),
         conditions=_conditions(compared, queries, gallery, rule),
+        searches=_searches(compared) if card.product else None,
         strangers=_strangers(scored_models, parts, request, workplace) if card.outside else None,
         facts={"seconds": round(time.perf_counter() - started, 1), "machine": _machine(request.device)},
     )
@@ -211,6 +215,12 @@ def _conditions(
                 [None if np.isnan(each) else each for each in line] for line in of.findable_C.reshape(shape).tolist()
             ]
     return found
+
+
+def _searches(compared: Sequence[rows.Row]) -> dict[str, Any]:
+    """By model: search of its features by a product quantiser, beside exact search."""
+    of_features = [row for row in compared if row.kind == rows.FEATURES]
+    return {row.model: product_beside_exact(row.representation) for row in of_features}
 
 
 def _strangers(given: Sequence[_Model], parts: Parts, request: Request, workplace: Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def run_results(args: argparse.Namespace) -> int:
         for result in results
         for sentence in caveats(result.document)
     ]
-    sides = [_side(result) for result in results]
+    sides = [_side(result, several=several) for result in results]
     tables = [*_published(first), *_searches(results), *_strangers(results), *_seen_and_unseen(results)]
     compared = Compared(said, warnings, [("Make this page again", again(args))], _maps(results), tables)
     n_bytes = write_page(out, render_comparison(sides, compared))
@@ -76,17 +76,22 @@ def run_results(args: argparse.Namespace) -> int:
     return 0
 
 
-def _side(result: Result) -> Side:
+def _side(result: Result, *, several: bool) -> Side:
+    """A result on the page; rows of several results are told apart by the names of their folders."""
     from hashret.report.comparison import Side
 
     document = result.document
     settings: dict[str, Any] = {"hashret": document["hashret_version"], "seconds": document["seconds"]}
     for model in document["models"]:
-        settings |= {f"{model['name']}: {name}": value for name, value in (model["settings"] or {}).items()}
-    return Side(result.folder.name, settings, [_entry(result, number) for number in range(len(document["rows"]))])
+        own = model["settings"] or {}
+        # By what it is, so that models that are called differently show where their settings differ.
+        title = f"{model['of']} {own['code_size']} bits" if model["of"] == "hash" and own else model["of"]
+        settings |= {f"{title}: {name}": value for name, value in own.items()}
+    prefix = f"{result.folder.name}: " if several else ""
+    return Side(result.folder.name, settings, [_entry(result, n, prefix) for n in range(len(document["rows"]))])
 
 
-def _entry(result: Result, number: int) -> Entry:
+def _entry(result: Result, number: int, prefix: str) -> Entry:
     from hashret.evaluation.curves import RankCurves
     from hashret.report.comparison import Entry
 
@@ -94,7 +99,7 @@ def _entry(result: Result, number: int) -> Entry:
     per_query = {name: values for (of, name), values in result.per_query.items() if of == number}
     curve = result.document["curves"].get(row["name"])
     return Entry(
-        name=row["name"],
+        name=prefix + row["name"],
         kind=KINDS.get(row["kind"], row["kind"]),
         code_size=row["bits"],
         query_ids=result.query_ids,

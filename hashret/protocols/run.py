@@ -142,7 +142,10 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         conditions=_conditions(compared, queries, gallery, rule),
         searches=_searches(compared) if card.product else None,
         strangers=_strangers(scored_models, parts, request, workplace) if card.outside else None,
-        facts={"seconds": round(time.perf_counter() - started, 1), "machine": _machine(str(pick_device(request.device)))},
+        facts={
+            "seconds": round(time.perf_counter() - started, 1),
+            "machine": _machine(str(pick_device(request.device))),
+        },
     )
     write_result(out, document, card, parts, scored)
     shutil.rmtree(workplace, ignore_errors=True)

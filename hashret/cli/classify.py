@@ -226,7 +226,7 @@ def _check_apart(parts: dict[str, PictureTable]) -> None:
 def _check_known(table: PictureTable, names: Sequence[str]) -> None:
     """DataError for a picture none of whose classes can be answered."""
     known = set(names)
-    for name, classes in zip(table.ids, _classes(table), strict=True):
+    for name, classes in zip(table.ids, table.label_lists(), strict=True):
         if classes and not known & set(classes):
             raise DataError(
                 f"the picture {name!r} has the label {';'.join(classes)}, which is none of the {len(known):,} classes that can "
@@ -237,12 +237,6 @@ def _check_known(table: PictureTable, names: Sequence[str]) -> None:
 def _keys(table: PictureTable) -> list[str]:
     """What tells pictures apart wherever they come from: file and box."""
     return [f"{os.path.realpath(path)} {table.box(row) or ''}" for row, path in enumerate(table.paths)]
-
-
-def _classes(table: PictureTable) -> list[list[str]]:
-    """The classes of each picture."""
-    flags_NC, names = table.label_matrix()
-    return [[names[c] for c in np.flatnonzero(row)] for row in flags_NC]
 
 
 def _joined(tables: Sequence[PictureTable], name: str) -> PictureTable:
@@ -300,7 +294,7 @@ def _answers(
     logits = part.logits
     if logits is not None and hasher.thresholds is not None:
         logits = logits - hasher.thresholds
-    classes = _classes(gallery.table)
+    classes = gallery.table.label_lists()
     return strangers.by_codes(
         args.by, keys, part.codes, logits, gallery.codes, classes, hasher.code_size, args.neighbours
     )
@@ -319,8 +313,8 @@ def _decided(
     elif args.strangers_share is not None:
         threshold = strangers.threshold_of_share(answers["asked"], args.strangers_share)
     else:
-        known, outside = (answers["validation"], _classes(seen["validation"].table)), answers["strangers"]
-        truths = _classes(seen["asked"].table)
+        known, outside = (answers["validation"], seen["validation"].table.label_lists()), answers["strangers"]
+        truths = seen["asked"].table.label_lists()
         labelled = [row for row, classes in enumerate(truths) if classes]
         if labelled:
             chosen, judging = strangers.halves(outside.ids, args.seed)

@@ -149,9 +149,13 @@ class PictureTable:
         number[""] = -1
         return np.array([number[label] for label in self.labels], dtype=np.int64), names
 
+    def label_lists(self) -> list[list[str]]:
+        """The labels of each picture, sorted, each once: they are parted by semicolons."""
+        return [sorted({part.strip() for part in label.split(LABELS_PARTED_BY)} - {""}) for label in self.labels]
+
     def label_matrix(self) -> tuple[npt.NDArray[np.bool_], list[str]]:
         """(which labels a picture has (N, C), label names sorted): a picture's labels are parted by semicolons."""
-        of_row = [{part.strip() for part in label.split(LABELS_PARTED_BY)} - {""} for label in self.labels]
+        of_row = self.label_lists()
         names = sorted(set().union(*of_row))
         return np.array([[name in labels for name in names] for labels in of_row], dtype=bool).reshape(
             len(of_row), len(names)

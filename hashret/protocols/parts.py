@@ -18,7 +18,7 @@ from hashret.data.releases import cifar10_splits
 from hashret.data.releases.roles import GALLERY, in_gallery
 from hashret.data.sources import TABLE_NAME, open_source
 from hashret.data.splitting import split_unseen_classes
-from hashret.data.table import LABELS_PARTED_BY, PictureTable
+from hashret.data.table import PictureTable
 from hashret.errors import DataError
 from hashret.protocols.card import Card, Size
 
@@ -64,11 +64,9 @@ class Parts:
 
     def seen(self) -> NDArray[np.bool_]:
         """Whether each query is of a class that was trained on; one of several classes, of any such class."""
-        known = {
-            label for row in self.train.tolist() for label in self.table.labels[row].split(LABELS_PARTED_BY) if label
-        }
-        asked = [self.table.labels[row].split(LABELS_PARTED_BY) for row in self.queries.tolist()]
-        return np.array([any(label in known for label in labels) for labels in asked], dtype=bool)
+        of_row = self.table.label_lists()
+        known = {label for row in self.train.tolist() for label in of_row[row]}
+        return np.array([not known.isdisjoint(of_row[row]) for row in self.queries.tolist()], dtype=bool)
 
 
 def read_parts(card: Card, source: str) -> Parts:

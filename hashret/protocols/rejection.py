@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from hashret.data.table import PictureTable
 from hashret.encoding import encode_table
 from hashret.evaluation import strangers
 from hashret.model.hasher import Hasher
@@ -44,7 +43,7 @@ def rejection(of: str, hasher: Hasher, parts: Parts, *, workplace: Path, workers
     )
     at = {part: np.searchsorted(everything, chosen) for part, chosen in rows.items()}
     tables = {part: table.select(chosen) for part, chosen in rows.items()}
-    truths = {part: _classes(tables[part]) for part in ("validation", "asked", "gallery")}
+    truths = {part: tables[part].label_lists() for part in ("validation", "asked", "gallery")}
     chosen, judging = strangers.halves([table.ids[row] for row in parts.outside.tolist()])
     judging = np.concatenate([judging, np.arange(len(parts.outside), len(rows["outside"]))])
 
@@ -77,9 +76,3 @@ def rejection(of: str, hasher: Hasher, parts: Parts, *, workplace: Path, workers
                 }
             )  # fmt: skip
     return ways
-
-
-def _classes(table: PictureTable) -> list[list[str]]:
-    """The classes of each picture."""
-    flags_NC, names = table.label_matrix()
-    return [[names[c] for c in np.flatnonzero(row)] for row in flags_NC]

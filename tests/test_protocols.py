@@ -457,6 +457,24 @@ def test_a_page_about_results(result: Path, hashret: Callable, tmp_path: Path) -
         assert not (tmp_path / "no.html").exists()
 
 
+def test_the_part_of_the_docs_about_results(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    import protocols
+
+    page = tmp_path / "page.md"
+    page.write_text("# Protocols\n\nText.\n")
+    for _ in range(2):  # written again, the part takes its own place
+        assert protocols.main([str(result), "--markdown", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("# Protocols") and text.count("# Measured") == 1
+    first, second = read_result(result).document["rows"][:2]
+    assert f"| {first['name']} | {first['scores']['hit@1']['expected']:.3f} ±" in text
+    assert f"{second['name']} | {second['scores']['hit@1']['expected']:.3f} ±" in text
+    assert "points of hit@1 below" in text and "not the card's recipe, changed: " in text
+
+
 # ---- the command line -----------------------------------------------------------------------------------------------
 
 

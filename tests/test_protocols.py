@@ -585,6 +585,16 @@ def test_results_of_one_name_are_told_apart(result: Path, hashret: Callable, tmp
     assert [side["name"] for side in json.loads(out)["results"]] == [str(result), str(other)]
 
 
+def test_a_ranking_says_what_is_to_be_known_of_each_result(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    other = spoil(result, tmp_path / "other", lambda d: d.update(leaks={"same": 2, "near": 1, "examples": ["a is b"]}))
+    status, out, err = hashret("compare", result, other)
+    assert status == 0, err
+    assert "other: Leaks: 2 pictures in two splits, 1 more nearly: a is b" in out and "one: Leaks" not in out
+    assert "one: hash 16 bits: not the card's recipe" in out
+    status, out, err = hashret("compare", result, other, "--json")
+    assert [len(each) for each in json.loads(out)["caveats"].values()] == [1, 2]
+
+
 def test_results_by_other_rules_are_not_ranked(result: Path, hashret: Callable, tmp_path: Path) -> None:
     other = spoil(result, tmp_path / "other", lambda d: d.update(rule="near views are left out"))
     status, out, err = hashret("compare", result, other)

@@ -559,6 +559,48 @@ def test_models_of_one_name_are_told_apart(result: Path, hashret: Callable, tmp_
         assert not (tmp_path / "no").exists()
 
 
+def test_an_epoch_of_a_run_is_a_model_of_that_run(
+    result: Path, hashret: Callable, tmp_path: Path, monkeypatch: Any
+) -> None:
+    data = result.parent / "set"
+    words = ["train", "--data", data, "--runs", tmp_path, "--code-size", 16, *SMALL, "--keep-epochs"]
+    assert hashret(*words, "--exp-name", "floats", "--objective", "classification", "--batch-size", 8)[0] == 0
+    assert hashret(*words, "--exp-name", "small", "--project", 24)[0] == 0
+    words = [
+        "protocol",
+        "run",
+        "cars-unseen",
+        "--data",
+        data,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--out",
+        tmp_path / "out",
+    ]
+    status, _, err = hashret(*words, "--model", f"{tmp_path}/floats@1", "--model", tmp_path / "small")
+    assert status == 0, err
+    document = read_result(tmp_path / "out").document
+    assert [(model["name"], model["of"]) for model in document["models"]] == [("floats@1", FLOAT), ("small", HASH)]
+    assert document["models"][0]["settings"]["objective"] == "classification"
+    # Networks that began otherwise have controls of their own.
+    frozen = [row["name"] for row in document["rows"] if row["kind"] == "frozen"]
+    assert [name.rpartition(", ")[2] for name in frozen] == ["512 numbers", "24 numbers"]
+
+
+def test_a_model_that_takes_no_pictures(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    from hashret.model.projection import Projection
+    from hashret.training import posthoc
+
+    vectors = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
+    Projection(posthoc.itq(posthoc.principal_components(vectors, 8), 8)).save_pretrained(tmp_path / "model")
+    words = ["protocol", "run", "cars-unseen", "--data", result.parent / "set", "--model", tmp_path / "model"]
+    status, _, err = hashret(*words, "--out", tmp_path / "out")
+    assert status == 1 and "has no network that takes pictures" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_was_trained_elsewhere_may_have_seen_the_queries(
     result: Path, hashret: Callable, tmp_path: Path
 ) -> None:

@@ -33,7 +33,6 @@ from hashret.protocols.parts import Leaks, Parts, check_answers, find_leaks, rea
 from hashret.protocols.rejection import rejection
 from hashret.protocols.result import RESULT_FILE, document_of, write_result
 from hashret.training.options import TrainingOptions
-from hashret.training.runs import RUN_FILE, Run
 
 PICTURES = "pictures.csv"
 MODELS = "models"
@@ -259,6 +258,9 @@ def _given(names: Sequence[str]) -> list[_Model]:
         folder = resolve_model(name)
         if any(folder.samefile(other.folder) for other in found):
             raise UsageError(f"--model names {folder} twice; name every model once")
+        Hasher.from_pretrained(
+            folder
+        )  # one that cannot be read, or takes no pictures, is known before anything is written
         options = rows.options_of(folder)
         of = FLOAT if options is not None and not options.trains_codes else HASH
         found.append(_Model(last if short.count(last) == 1 else str(Path(name)), of, folder, None))
@@ -311,12 +313,16 @@ def _began(options: TrainingOptions | None, hasher: Hasher) -> tuple[Any, ...]:
     """What decides a network as it was before training, so that models that began alike share a row."""
     weights = "none" if options is None else options.weights
     shown = {name: value for name, value in hasher.preprocess.as_dict().items() if name != "mirror"}
-    return (hasher.network.backbone_name, hasher.network.stem, weights, str(shown))
+    network = hasher.network
+    # Weights that it began with give the backbone's own features; random ones those of the whole network.
+    built = (network.pooling, network.project) if weights == "none" else ()
+    return (network.backbone_name, network.stem, weights, str(shown), *built)
 
 
 def _described(model: _Model, parts: Parts) -> dict[str, Any]:
     """A model in a result. same_splits: whether a run like this one trained it, so that it never saw what it is asked."""
-    history = Run(model.folder).read() if (model.folder / RUN_FILE).is_file() else None
+    run = rows.run_of(model.folder)
+    history = None if run is None else run.read()
     return {
         "name": model.name,
         "of": model.of,
@@ -325,8 +331,8 @@ def _described(model: _Model, parts: Parts) -> dict[str, Any]:
         "changed": model.changed,
         "same_splits": bool(history and (history["source"] or {}).get("splits_hash") == parts.hash),
         "settings": history["options"] if history else None,
-        "seconds": history["seconds"] if history else None,
-        "result": history["result"] if history else None,
+        "seconds": history.get("seconds") if history else None,
+        "result": history.get("result") if history else None,
     }
 
 

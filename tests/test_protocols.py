@@ -589,6 +589,16 @@ def test_an_epoch_of_a_run_is_a_model_of_that_run(
     assert [name.rpartition(", ")[2] for name in frozen] == ["512 numbers", "24 numbers"]
 
 
+def test_a_picture_that_cannot_be_read_leaves_nothing_behind(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    shutil.copytree(result.parent / "set", tmp_path / "set")
+    (tmp_path / "set/test/class05/00.png").write_bytes(b"junk")
+    words = ["protocol", "run", "cars-unseen", "--data", tmp_path / "set", "--device", "cpu", "--workers", 0]
+    words += ["--model", result / "models" / "hash16bits_seed0", "--leaks", "off", "--out", tmp_path / "out"]
+    status, _, err = hashret(*words)
+    assert status == 1 and "the file is not a picture" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_takes_no_pictures(result: Path, hashret: Callable, tmp_path: Path) -> None:
     from hashret.model.projection import Projection
     from hashret.training import posthoc

@@ -123,11 +123,11 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
             _log.info("%s: training %s", card.name, recipe.name)
             models.trained(recipe, parts.table, asked, folder)
             scored_models.append(_Model(recipe.name, recipe.of, folder, recipe.changed))
+        workplace = out / UNFINISHED
+        compared = _rows(card, scored_models, parts, request, workplace)
     except (HashretError, KeyboardInterrupt):
         _remove_unbegun(out)
         raise
-    workplace = out / UNFINISHED
-    compared = _rows(card, scored_models, parts, request, workplace)
     scored = compare(
         [row.representation for row in compared],
         queries,
@@ -281,12 +281,12 @@ def _check_out(out: Path) -> None:
 
 
 def _remove_unbegun(out: Path) -> None:
-    """Take away what was written before the first model was begun, so that bad data or settings leave nothing behind."""
-    if (out / RESULT_FILE).exists() or any((out / MODELS).glob("*")):
+    """Take away what was written before there was anything to go on from, so that bad data or settings leave nothing behind."""
+    if (out / RESULT_FILE).exists() or any((out / MODELS).glob("*")) or any((out / UNFINISHED).glob("*")):
         return
     for name in (PICTURES, BATCH):
         (out / name).unlink(missing_ok=True)
-    for folder in (out / MODELS, out):
+    for folder in (out / MODELS, out / UNFINISHED, out):
         with contextlib.suppress(OSError):
             folder.rmdir()
 

@@ -332,7 +332,7 @@ def test_the_command_trains_with_the_runs_settings(run: Path, tmp_path: Path) ->
     train.add_arguments(parser)
     args = parser.parse_args(words[2:])
     assert (args.data, args.label_map, args.on_bad, args.exp_name) == ("/내 사진/a b", "/m.csv", "skip", "실행")
-    given = train._given(args)
+    given = train.given_settings(args)
     assert TrainingOptions(**given, device="cpu") == options
     assert train_command(run, {"source": None, "options": {}}) is None
 

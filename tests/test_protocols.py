@@ -475,6 +475,232 @@ def test_the_part_of_the_docs_about_results(result: Path, tmp_path: Path, capsys
     assert "points of hit@1 below" in text and "not the card's recipe, changed: " in text
 
 
+# ---- what is wrong is said before anything is trained, and leaves nothing behind --------------------------------------
+
+
+def command(data: object, out: object, *more: object) -> list[object]:
+    return ["protocol", "run", "cars-unseen", "--data", data, "--out", out, "--code-size", 16, *SMALL, *more]
+
+
+def test_training_that_cannot_begin_leaves_nothing_behind(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "set" / "train", classes=2, pictures=1)
+    make_pictures(tmp_path / "set" / "test", classes=2, pictures=3, first=5)
+    out = tmp_path / "out"
+    status, _, err = hashret(*command(tmp_path / "set", out))
+    assert status == 1 and "2 training classes with a single picture" in err
+    assert not out.exists()
+    status, _, err = hashret(*command(result.parent / "set", out))  # its name is free
+    assert status == 0, err
+
+
+def test_queries_that_find_nothing_are_known_before_training(hashret: Callable, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "set" / "train", classes=3, pictures=6)
+    make_pictures(tmp_path / "set" / "test", classes=3, pictures=1, first=5)
+    status, _, err = hashret(*command(tmp_path / "set", tmp_path / "out"))
+    assert status == 1 and "no query of set has another picture of its class in the gallery" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_views_that_are_no_numbers_are_known_before_training(hashret: Callable, tmp_path: Path) -> None:
+    columns = {"body": "b", "generation": "1", "colour": "red", "time": "noon", "view": "north"}
+    table = table_of("ttttxxxx", "aabbccdd", **{name: [value] * 8 for name, value in columns.items()})
+    table.write_csv(tmp_path / "table.csv")
+    words = command(tmp_path / "table.csv", tmp_path / "out", "--leaks", "off")
+    status, _, err = hashret(*["car-retrieval" if word == "cars-unseen" else word for word in words])
+    assert status == 2 and "are not all in degrees" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_run_leaves_the_result_as_it_was(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    shutil.copytree(result.parent / "set", tmp_path / "set")
+    (tmp_path / "set/test/class05/00.png").unlink()
+    before = {path: path.read_bytes() for path in result.rglob("*") if path.is_file()}
+    status, _, err = hashret(*command(tmp_path / "set", result))
+    assert status == 2 and "trained with other settings or pictures" in err
+    assert {path: path.read_bytes() for path in result.rglob("*") if path.is_file()} == before
+
+
+def test_where_a_model_was_trained_does_not_make_it_another(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    shutil.copytree(result, tmp_path / "moved")
+    words = [word for word in command(result.parent / "set", tmp_path / "moved") if word != "--workers"]
+    words.remove(0)
+    model = tmp_path / "moved/models/hash16bits_seed0/model.safetensors"
+    before = model.stat().st_mtime_ns
+    status, _, err = hashret(*words, "--workers", 1)
+    assert status == 0, err
+    assert model.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("left", [["lock"], ["lock", "run.json"]])
+def test_a_training_killed_before_its_first_state_is_begun_anew(
+    left: list[str], result: Path, hashret: Callable, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out" / "models" / "hash16bits_seed0"
+    folder.mkdir(parents=True)
+    (folder / "lock").touch()
+    if "run.json" in left:
+        document = json.loads((result / "models/hash16bits_seed0/run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**document, "status": "running"}))
+    status, _, err = hashret(*command(result.parent / "set", tmp_path / "out"))
+    assert status == 0, err
+    rows = [read_result(each).document["rows"] for each in (tmp_path / "out", result)]
+    assert rows[0] == rows[1]
+
+
+def test_other_files_are_not_replaced(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    (tmp_path / "pictures.csv").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
+    status, _, err = hashret(*command(result.parent / "set", tmp_path))
+    assert status == 2 and "holds other files than a result (notes.txt)" in err
+    assert (tmp_path / "pictures.csv").read_text() == "mine"
+    status, _, err = hashret(*command(result.parent / "set", tmp_path / "notes.txt"))
+    assert status == 2 and "is no folder" in err
+
+
+def test_models_of_one_name_are_told_apart(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    run = result / "models" / "hash16bits_seed0"
+    shutil.copytree(run, tmp_path / "a" / "m")
+    shutil.copytree(run, tmp_path / "b" / "m")
+    words = ["protocol", "run", "cars-unseen", "--data", result.parent / "set", "--device", "cpu", "--workers", 0]
+    one, other = tmp_path / "a" / "m", tmp_path / "b" / "m"
+    status, _, err = hashret(*words, "--model", one, "--model", other, "--out", tmp_path / "out")
+    assert status == 0, err
+    document = read_result(tmp_path / "out").document
+    assert [model["name"] for model in document["models"]] == [str(one), str(other)]
+    assert len({row["name"] for row in document["rows"]}) == len(document["rows"]) and len(document["curves"]) == 4
+    for more, sentence in (
+        (["--model", one], "twice; name every model once"),
+        (["--code-size", 8], "--code-size is of codes that are fitted to the features of float models"),
+        (["--model", "none"], "there is no model 'none'"),
+    ):
+        status, _, err = hashret(*words, "--model", one, *more, "--out", tmp_path / "no")
+        assert status in (1, 2) and sentence in err
+        assert not (tmp_path / "no").exists()
+
+
+def test_an_epoch_of_a_run_is_a_model_of_that_run(
+    result: Path, hashret: Callable, tmp_path: Path, monkeypatch: Any
+) -> None:
+    data = result.parent / "set"
+    words = ["train", "--data", data, "--runs", tmp_path, "--code-size", 16, *SMALL, "--keep-epochs"]
+    assert hashret(*words, "--exp-name", "floats", "--objective", "classification", "--batch-size", 8)[0] == 0
+    assert hashret(*words, "--exp-name", "small", "--project", 24)[0] == 0
+    words = [
+        "protocol",
+        "run",
+        "cars-unseen",
+        "--data",
+        data,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--out",
+        tmp_path / "out",
+    ]
+    status, _, err = hashret(*words, "--model", f"{tmp_path}/floats@1", "--model", tmp_path / "small")
+    assert status == 0, err
+    document = read_result(tmp_path / "out").document
+    assert [(model["name"], model["of"]) for model in document["models"]] == [("floats@1", FLOAT), ("small", HASH)]
+    assert document["models"][0]["settings"]["objective"] == "classification"
+    # Networks that began otherwise have controls of their own.
+    frozen = [row["name"] for row in document["rows"] if row["kind"] == "frozen"]
+    assert [name.rpartition(", ")[2] for name in frozen] == ["512 numbers", "24 numbers"]
+
+
+def test_a_picture_that_cannot_be_read_leaves_nothing_behind(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    shutil.copytree(result.parent / "set", tmp_path / "set")
+    (tmp_path / "set/test/class05/00.png").write_bytes(b"junk")
+    words = ["protocol", "run", "cars-unseen", "--data", tmp_path / "set", "--device", "cpu", "--workers", 0]
+    words += ["--model", result / "models" / "hash16bits_seed0", "--leaks", "off", "--out", tmp_path / "out"]
+    status, _, err = hashret(*words)
+    assert status == 1 and "the file is not a picture" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_takes_no_pictures(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    from hashret.model.projection import Projection
+    from hashret.training import posthoc
+
+    vectors = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
+    Projection(posthoc.itq(posthoc.principal_components(vectors, 8), 8)).save_pretrained(tmp_path / "model")
+    words = ["protocol", "run", "cars-unseen", "--data", result.parent / "set", "--model", tmp_path / "model"]
+    status, _, err = hashret(*words, "--out", tmp_path / "out")
+    assert status == 1 and "has no network that takes pictures" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_was_trained_elsewhere_may_have_seen_the_queries(
+    result: Path, hashret: Callable, tmp_path: Path
+) -> None:
+    shutil.copytree(result.parent / "set", tmp_path / "set")
+    (tmp_path / "set/test/class05/00.png").unlink()
+    words = ["protocol", "run", "cars-unseen", "--device", "cpu", "--workers", 0]
+    words += ["--model", result / "models" / "hash16bits_seed0"]
+    for data, said in ((result.parent / "set", False), (tmp_path / "set", True)):
+        out = tmp_path / f"out{said}"
+        status, text, err = hashret(*words, "--data", data, "--out", out)
+        assert status == 0, err
+        assert ("it may have seen the queries" in text) == said
+        assert read_result(out).document["models"][0]["same_splits"] == (not said)
+        assert read_result(out).document["machine"]["device"] == "cpu"
+
+
+def test_results_of_one_name_are_told_apart(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    other = tmp_path / "one"
+    spoil(result, other, lambda d: None)
+    status, out, err = hashret("compare", result, other, "--json")
+    assert status == 0, err
+    assert {row["result"] for row in json.loads(out)["ranking"]} == {str(result), str(other)}
+    status, out, err = hashret("report", result, other, "--out", tmp_path / "page.html", "--json")
+    assert [side["name"] for side in json.loads(out)["results"]] == [str(result), str(other)]
+
+
+def test_a_ranking_says_what_is_to_be_known_of_each_result(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    other = spoil(result, tmp_path / "other", lambda d: d.update(leaks={"same": 2, "near": 1, "examples": ["a is b"]}))
+    status, out, err = hashret("compare", result, other)
+    assert status == 0, err
+    assert "other: Leaks: 2 pictures in two splits, 1 more nearly: a is b" in out and "one: Leaks" not in out
+    assert "one: hash 16 bits: not the card's recipe" in out
+    status, out, err = hashret("compare", result, other, "--json")
+    assert [len(each) for each in json.loads(out)["caveats"].values()] == [1, 2]
+
+
+def test_results_by_other_rules_are_not_ranked(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    other = spoil(result, tmp_path / "other", lambda d: d.update(rule="near views are left out"))
+    status, out, err = hashret("compare", result, other)
+    assert (status, out) == (2, "") and "other pictures leave a query's gallery" in err
+
+
+def test_classes_of_pictures_of_several_are_counted_one_by_one(tmp_path: Path) -> None:
+    table = table_of("ttqg", "----")
+    table.labels[:] = ["a;b", "a", "c;b", "c;a"]
+    sizes = read(CARDS["multi-label"], table, tmp_path).sizes
+    assert sizes == {"train": Size(2, 2), "query": Size(2, 1), "gallery": Size(2, 1)}
+
+
+def test_a_release_is_whole_only_where_the_size_of_every_split_is_known(tmp_path: Path) -> None:
+    found = read(UNSEEN, table_of("ttxx", "aabb"), tmp_path)
+    assert complete(dataclasses.replace(UNSEEN, sizes={"test": Size(1, 2)}), found) is None
+    assert complete(dataclasses.replace(UNSEEN, sizes={"test": Size(1, 3)}), found) is False
+
+
+def test_a_result_can_be_named_as_the_sources_do(
+    result: Path, hashret: Callable, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["protocol", "run", "cars-unseen", "--dataset_name", result.parent / "set", "--exp_name", "bits16"]
+    status, _, err = hashret(*words, "--code_size", 16, "--triplet_margin", 8, *SMALL)
+    assert status == 0, err
+    assert read_result(tmp_path / "results" / "bits16").document["models"][0]["settings"]["margin"] == 8
+    for more, sentence in (
+        (["--out", "x"], "--exp-name and --out both name"),
+        (["--exp_name", "a/b"], "is a name and no path"),
+    ):
+        status, _, err = hashret(*words, *more)
+        assert status == 2 and sentence in err
+
+
 # ---- the command line -----------------------------------------------------------------------------------------------
 
 

@@ -33,13 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the ranking."""
-    from hashret.protocols.ranking import rank
-    from hashret.protocols.result import read_result
+    from hashret.protocols.ranking import names_of, rank
+    from hashret.protocols.result import caveats, read_result
 
     results = [read_result(folder) for folder in args.results]
     ranked = rank(results, controls=args.controls == "on")
     name, hashed = results[0].card
     metric, n = results[0].metric, len(results[0].query_ids)
+    said = {called: caveats(result.document) for called, result in zip(names_of(results), results, strict=True)}
     if args.json:
         print_json(
             {
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
                 "signature": results[0].document["rows"][0]["scores"][metric]["signature"],
                 "queries": n,
                 "ranking": [{**dataclasses.asdict(row), "differs": row.differs} for row in ranked],
+                "caveats": said,
             }
         )
         return 0
@@ -62,4 +64,7 @@ def run(args: argparse.Namespace) -> int:
         sure = "" if place == 0 or row.differs else "could be chance"
         rows.append([row.result, row.name, f"{row.score:.4f} ±{half:.4f}", below, sure])
     print(text_table(["result", "", metric, "below the first (95 %)", ""], rows))
+    for called, sentences in said.items():
+        for sentence in sentences:
+            print(f"{called}: {sentence}")
     return 0

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the release's folder, or any table with the protocol's splits; car-retrieval: turntable draws its stand-in",
     )
     parser.add_argument("--out", type=Path, metavar="RESULT", help="the folder of the result, with the models in it")
+    parser.add_argument("--exp-name", "--exp_name", metavar="NAME", help="as --out results/NAME")
     parser.add_argument(
         "--model", action="append", default=[], metavar="RUN", help="score this model; repeat for several"
     )
@@ -89,15 +90,21 @@ def run(args: argparse.Namespace) -> int:
     if args.least_pictures is not None:
         card = dataclasses.replace(card, least_pictures=args.least_pictures)
     _translate(args, card)
+    if args.exp_name is not None:
+        if args.out is not None:
+            raise UsageError("--exp-name and --out both name the result; give one of them")
+        if Path(args.exp_name).name != args.exp_name or args.exp_name in ("", ".", ".."):
+            raise UsageError(f"--exp-name is {args.exp_name!r}; it is a name and no path (--out takes a path)")
+        args.out = Path("results") / args.exp_name
     if args.data is None or args.out is None:
         missing = "--data SOURCE" if args.data is None else "--out RESULT"
         raise UsageError(f"{missing} is missing; `hashret protocol show {card.name}` says what it reads")
-    code_sizes = tuple(args.code_size or ())
+    code_sizes = tuple(dict.fromkeys(args.code_size or ()))
     args.code_size = None
     given = given_settings(args)
-    trains = sorted(given.keys() - {"device", "workers"}) + ["of"] * bool(args.of)
+    trains = sorted(given.keys() - {"device", "workers"}) + ["of"] * bool(args.of) + ["show_batch"] * args.show_batch
     if args.model and trains:
-        flag = trains[0].replace("_", "-")
+        flag = trains[0] if trains[0] == "show_batch" else trains[0].replace("_", "-")
         raise UsageError(f"--model takes a trained model, so --{flag} would change nothing; leave one out")
 
     from hashret.protocols.run import Request, run_protocol

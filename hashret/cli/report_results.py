@@ -32,7 +32,7 @@ MAPS = {
 
 def run_results(args: argparse.Namespace) -> int:
     """Read, write the page, print where it is. UsageError for what is no result, and for results of different cards."""
-    from hashret.protocols.ranking import check_same_card
+    from hashret.protocols.ranking import check_same_card, names_of
     from hashret.protocols.result import caveats, read_result
     from hashret.report.comparison import Compared, as_dict, render_comparison
 
@@ -60,11 +60,14 @@ def run_results(args: argparse.Namespace) -> int:
     ]
     several = len(results) > 1
     warnings = [
-        f"{result.folder.name}: {sentence}" if several else sentence
-        for result in results
+        f"{called}: {sentence}" if several else sentence
+        for called, result in zip(names_of(results), results, strict=True)
         for sentence in caveats(result.document)
     ]
-    sides = [_side(result, several=several) for result in results]
+    sides = [
+        _side(called, result, f"{called}: " if several else "")
+        for called, result in zip(names_of(results), results, strict=True)
+    ]
     tables = [*_published(first), *_searches(results), *_strangers(results), *_seen_and_unseen(results)]
     compared = Compared(said, warnings, [("Make this page again", again(args))], _maps(results), tables)
     n_bytes = write_page(out, render_comparison(sides, compared))
@@ -76,8 +79,8 @@ def run_results(args: argparse.Namespace) -> int:
     return 0
 
 
-def _side(result: Result, *, several: bool) -> Side:
-    """A result on the page; rows of several results are told apart by the names of their folders."""
+def _side(called: str, result: Result, prefix: str) -> Side:
+    """A result on the page; rows of several results are told apart by what these are called, before their names."""
     from hashret.report.comparison import Side
 
     document = result.document
@@ -87,8 +90,7 @@ def _side(result: Result, *, several: bool) -> Side:
         # By what it is, so that models that are called differently show where their settings differ.
         title = f"{model['of']} {own['code_size']} bits" if model["of"] == "hash" and own else model["of"]
         settings |= {f"{title}: {name}": value for name, value in own.items()}
-    prefix = f"{result.folder.name}: " if several else ""
-    return Side(result.folder.name, settings, [_entry(result, n, prefix) for n in range(len(document["rows"]))])
+    return Side(called, settings, [_entry(result, n, prefix) for n in range(len(document["rows"]))])
 
 
 def _entry(result: Result, number: int, prefix: str) -> Entry:
@@ -123,11 +125,12 @@ def _published(document: dict[str, Any]) -> list[Table]:
 
 
 def _searches(results: list[Result]) -> list[Table]:
+    from hashret.protocols.ranking import names_of
     from hashret.report.comparison import Table
 
     ways = [
-        (f"{result.folder.name}: {model}, {way}", found)
-        for result in results
+        (f"{called}: {model}, {way}", found)
+        for called, result in zip(names_of(results), results, strict=True)
         for model, by_way in (result.document["searches"] or {}).items()
         for way, found in by_way.items()
     ]
@@ -144,15 +147,16 @@ def _searches(results: list[Result]) -> list[Table]:
 
 
 def _strangers(results: list[Result]) -> list[Table]:
+    from hashret.protocols.ranking import names_of
     from hashret.report.comparison import Table
 
     rows = []
-    for result in results:
+    for called, result in zip(names_of(results), results, strict=True):
         for model, ways in (result.document["strangers"] or {}).items():
             for way, found in ways.items():
                 judged = found["assessment"]
                 values = (judged["map_before"], judged["map_after"], judged["auroc"], judged["fpr_at_95_tpr"])
-                rows.append([f"{result.folder.name}: {model}, by {way}", *(f"{value:.4f}" for value in values)])
+                rows.append([f"{called}: {model}, by {way}", *(f"{value:.4f}" for value in values)])
     reading = (
         "Lists of five classes, with and without the class of strangers before the first that is not likely enough; the "
         "threshold was chosen on validation with other strangers mixed in. FPR: known pictures called strange where 95 % of the "
@@ -163,12 +167,13 @@ def _strangers(results: list[Result]) -> list[Table]:
 
 
 def _seen_and_unseen(results: list[Result]) -> list[Table]:
+    from hashret.protocols.ranking import names_of
     from hashret.report.comparison import Table
 
     metric = results[0].metric
     rows = [
-        [f"{result.folder.name}: {row['name']}", f"{row['seen'][metric]:.4f}", f"{row['unseen'][metric]:.4f}"]
-        for result in results
+        [f"{called}: {row['name']}", f"{row['seen'][metric]:.4f}", f"{row['unseen'][metric]:.4f}"]
+        for called, result in zip(names_of(results), results, strict=True)
         for row in result.document["rows"]
         if row["seen"]["n_queries"] and row["unseen"]["n_queries"]
     ]
@@ -177,6 +182,7 @@ def _seen_and_unseen(results: list[Result]) -> list[Table]:
 
 
 def _maps(results: list[Result]) -> list[HeatMap]:
+    from hashret.protocols.ranking import names_of
     from hashret.report.heat import HeatMap
 
     def grid(values: list[list[float | None]]) -> Any:
@@ -185,7 +191,7 @@ def _maps(results: list[Result]) -> list[HeatMap]:
     several = len(results) > 1
     return [
         HeatMap(
-            f"{result.folder.name + ', ' if several else ''}{name}: {MAPS[kind][0]}",
+            f"{called + ', ' if several else ''}{name}: {MAPS[kind][0]}",
             MAPS[kind][1],
             found["rows"],
             found["columns"],
@@ -193,7 +199,7 @@ def _maps(results: list[Result]) -> list[HeatMap]:
             grid(found["findable"]),
             np.array(found["queries"]),
         )
-        for result in results
+        for called, result in zip(names_of(results), results, strict=True)
         for kind, found in (result.document["conditions"] or {}).items()
         for name, top1 in found["top1"].items()
     ]

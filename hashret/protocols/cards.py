@@ -107,11 +107,11 @@ _CIFAR_RECIPE: dict[str, Any] = {
 _CIFAR_SOURCE = "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images"
 
 
-def _cifar(name: str, about: str, sizes: dict[str, Size]) -> Card:
+def _cifar(name: str, title: str, about: str, sizes: dict[str, Size]) -> Card:
     return Card(
         name=name,
         version=1,
-        title="CIFAR-10, all classes known",
+        title=title,
         about=about,
         source=_CIFAR_SOURCE,
         reader="table",
@@ -315,15 +315,18 @@ _ALL = (
         Size(120, 8_580),
     ),
     _cifar(
-        "cifar10", "1,000 pictures ask, 5,000 others are learnt from, and the gallery is the 54,000 that are left.",
+        "cifar10", "CIFAR-10, 5,000 pictures learnt from and not searched",
+        "1,000 pictures ask, 5,000 others are learnt from, and the gallery is the 54,000 that are left.",
         {"query": Size(10, 1_000), "train": Size(10, 5_000), "gallery": Size(10, 54_000)},
     ),
     _cifar(
-        "cifar10-1", "1,000 pictures ask the 59,000 others, 5,000 of which are learnt from.",
+        "cifar10-1", "CIFAR-10, 5,000 pictures learnt from and searched, too",
+        "1,000 pictures ask the 59,000 others, 5,000 of which are learnt from.",
         {"query": Size(10, 1_000), "train": Size(10, 5_000), "gallery": Size(10, 54_000)},
     ),
     _cifar(
-        "cifar10-2", "The 50,000 training pictures are learnt from and are the gallery; the 10,000 test pictures ask.",
+        "cifar10-2", "CIFAR-10, its own split: all 50,000 learnt from and searched",
+        "The 50,000 training pictures are learnt from and are the gallery; the 10,000 test pictures ask.",
         {"query": Size(10, 10_000), "train": Size(10, 50_000)},
     ),
     _lists(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hashret.data.table import PictureTable
-from hashret.errors import UsageError
+from hashret.errors import HashretError, UsageError
 from hashret.protocols.card import FLOAT, Card
 from hashret.training.loop import train
 from hashret.training.options import READ_BY, TrainingOptions
@@ -55,12 +56,24 @@ def recipes_of(
         unread -= read.keys()
         read = {**(smaller or {}).get(each, {}), **read}
         changed = {name: value for name, value in read.items() if name not in _WHERE_ONLY and asked.get(name) != value}
-        for bits in (max(code_sizes),) if each == FLOAT else code_sizes:
+        # Codes are fitted to features afterwards, of any size: a float model is the same for all of them.
+        for bits in (TrainingOptions.code_size,) if each == FLOAT else code_sizes:
             found.append(Recipe(each, TrainingOptions(**{**asked, **read, "code_size": bits}), changed))
     if unread:
         flag = "--" + min(unread).replace("_", "-")
         raise UsageError(f"no recipe of {card.name} that is to be trained reads {flag}; leave it out")
     return found
+
+
+def check_same(recipe: Recipe, source: Mapping[str, Any], folder: Path) -> None:
+    """UsageError when the folder holds a model of other settings or pictures. Where it is trained may change."""
+    if not (folder / RUN_FILE).exists():
+        return
+    stored, asked = Run(folder).read()["source"] or {}, _source(recipe, source)
+    if any(_of_model(stored).get(name) != value for name, value in _of_model(asked).items()):
+        raise UsageError(
+            f"{folder} holds a model that was trained with other settings or pictures; choose another --out, or remove it"
+        )
 
 
 def trained(recipe: Recipe, table: PictureTable, source: Mapping[str, Any], folder: Path) -> Path:
@@ -69,20 +82,41 @@ def trained(recipe: Recipe, table: PictureTable, source: Mapping[str, Any], fold
     UsageError when the folder holds a model of other settings or pictures. KeyboardInterrupt when training was interrupted: what
     was done is kept, and the same call goes on.
     """
-    source = {**source, "asked": recipe.options.as_dict()}
-    run, resume = Run(folder), (folder / RUN_FILE).exists()
-    if resume:
-        stored = run.read()
-        if stored["source"] != source:
-            raise UsageError(
-                f"{folder} holds a model that was trained with other settings or pictures; choose another --out, or remove it"
-            )
-        if stored["status"] in _ENDED:
-            return folder
-    else:
+    check_same(recipe, source, folder)
+    run = Run(folder)
+    if (folder / RUN_FILE).exists() and run.read()["status"] in _ENDED:
+        return folder
+    resume = run.state_path.exists()
+    if not resume:
+        _remove_unbegun(folder)  # of a process that was killed before there was anything to go on from
         run = create_run(folder)
-    with run.writing():
-        result = train(table, recipe.options, run, source=source, resume=resume)
+    try:
+        with run.writing():
+            result = train(table, recipe.options, run, source=_source(recipe, source), resume=resume)
+    except (HashretError, KeyboardInterrupt):
+        if not (folder / RUN_FILE).exists():
+            _remove_unbegun(folder)
+        raise
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return folder
+
+
+def _source(recipe: Recipe, source: Mapping[str, Any]) -> dict[str, Any]:
+    return {**source, "asked": recipe.options.as_dict()}
+
+
+def _of_model(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a model: who plays which part, and settings but for those of the place where it is trained."""
+    settings = source.get("asked", {}).items()
+    return {
+        "splits_hash": source.get("splits_hash"),
+        **{name: value for name, value in settings if name not in _WHERE_ONLY or name == "seed"},
+    }
+
+
+def _remove_unbegun(folder: Path) -> None:
+    """Take the folder of a run away that has nothing to go on from. TrainingError when another process is at it."""
+    if folder.exists():
+        with Run(folder).writing():
+            shutil.rmtree(folder)

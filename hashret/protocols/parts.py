@@ -46,7 +46,7 @@ class Parts:
         """Classes and pictures of every split."""
         splits = np.array(self.table.splits)
         return {
-            split: Size(len({label for label in part.labels if label}), len(part))
+            split: Size(len(set().union(*part.label_lists())), len(part))
             for split in sorted(set(self.table.splits) - {""})
             for part in [self.table.select(splits == split)]
         }
@@ -72,7 +72,7 @@ class Parts:
 def read_parts(card: Card, source: str) -> Parts:
     """The parts of a card in a source: a folder in the release's layout, or any table that has the card's splits.
 
-    DataError where a split of the card has no labelled picture, or queries find nothing that could be right.
+    DataError where a split of the card has no labelled picture, or no query is of a class that is large enough.
     """
     is_release = card.reader != "table" and Path(source).is_dir() and not (Path(source) / TABLE_NAME).exists()
     table = open_source(f"{card.reader}:{source}" if is_release else source)
@@ -128,12 +128,25 @@ def _of_large_classes(card: Card, table: PictureTable, queries: Rows, gallery: R
     return queries, gallery
 
 
+def check_answers(card: Card, parts: Parts) -> None:
+    """DataError unless some query has another picture with a class in common in its gallery."""
+
+    of_row = parts.table.label_lists() if card.several_labels else [[label] for label in parts.table.labels]
+    searched = set(parts.gallery.tolist())
+    counts = Counter(each for row in parts.gallery.tolist() for each in of_row[row])
+    if not any(counts[each] > (row in searched) for row in parts.queries.tolist() for each in of_row[row]):
+        raise DataError(
+            f"no query of {parts.table.name} has another picture of its class in the gallery, so nothing can be scored; check "
+            "labels and splits"
+        )
+
+
 def complete(card: Card, parts: Parts) -> bool | None:
-    """Whether the splits hold as much as the release; None where the card does not say how much that is."""
-    if not card.sizes:
-        return None
+    """Whether the splits hold as much as the release; None where the card does not say of each of them how much that is."""
     found = parts.sizes
-    return all(found.get(split, size) == size for split, size in card.sizes.items())
+    if any(found.get(split, size) != size for split, size in card.sizes.items()):
+        return False
+    return True if found.keys() <= card.sizes.keys() else None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Ranked:
 
 
 def check_same_card(results: Sequence[Result]) -> None:
-    """UsageError unless all are of the same card, the same version of it, and the same pictures in the same parts."""
+    """UsageError unless all are of the same card, the same version of it, the same pictures in the same parts, and one rule."""
     first = results[0]
     for other in results[1:]:
         if other.card != first.card:
@@ -44,6 +44,17 @@ def check_same_card(results: Sequence[Result]) -> None:
                 f"{first.folder} and {other.folder} are of {first.card[0]}, but of other pictures, labels or splits; run both on "
                 "the same data"
             )
+        if other.document["rule"] != first.document["rule"]:
+            raise UsageError(
+                f"{first.folder} and {other.folder} are of {first.card[0]}, but other pictures leave a query's gallery "
+                f"({first.document['rule']}; {other.document['rule']}); run both on the same data"
+            )
+
+
+def names_of(results: Sequence[Result]) -> list[str]:
+    """What results are called: by their folders' names, or by their paths where those are the same."""
+    short = [result.folder.absolute().name for result in results]
+    return [name if short.count(name) == 1 else str(result.folder) for name, result in zip(short, results, strict=True)]
 
 
 def rank(results: Sequence[Result], *, controls: bool = False) -> list[Ranked]:
@@ -53,22 +64,22 @@ def rank(results: Sequence[Result], *, controls: bool = False) -> list[Ranked]:
     """
     check_same_card(results)
     metric = results[0].metric
-    found: list[tuple[Result, int, dict[str, Any]]] = [
-        (result, number, row)
-        for result in results
+    found: list[tuple[Result, str, int, dict[str, Any]]] = [
+        (result, called, number, row)
+        for result, called in zip(results, names_of(results), strict=True)
         for number, row in enumerate(result.document["rows"])
         if controls or row["kind"] not in CONTROLS
     ]
-    found.sort(key=lambda each: -each[2]["scores"][metric]["expected"])
+    found.sort(key=lambda each: -each[3]["scores"][metric]["expected"])
     if not found:
         return []
-    best = found[0][0].per_query[found[0][1], metric]
+    best = found[0][0].per_query[found[0][2], metric]
     ranked = []
-    for result, number, row in found:
+    for result, called, number, row in found:
         below = best - result.per_query[number, metric]
         ranked.append(
             Ranked(
-                result.folder.name,
+                called,
                 row["name"],
                 row["kind"],
                 row["bits"],

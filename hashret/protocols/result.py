@@ -194,7 +194,14 @@ def caveats(document: dict[str, Any]) -> list[str]:
         sentences.append(
             f"The data are not the whole release ({have} classes): published values are of other pictures."
         )
+    elif data["complete"] is None and document["protocol"]["published"]:
+        sentences.append("The card does not say how much the release holds: published values may be of other pictures.")
     for model in document["models"]:
+        if not model.get("same_splits", True):
+            sentences.append(
+                f"{model['name']}: trained elsewhere, on what is not known here: it may have seen the queries, and seen and "
+                "unseen classes are told by the training pictures of this protocol."
+            )
         if model["changed"]:
             changed = ", ".join(f"{name} {value}" for name, value in model["changed"].items())
             sentences.append(f"{model['name']}: not the card's recipe, changed: {changed}.")

@@ -18,6 +18,7 @@ from hashret.codes import bytes_per_code
 from hashret.encoding import encode_table
 from hashret.evaluation.compare import Representation
 from hashret.evaluation.controls import untrained_features
+from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
 from hashret.model.projection import codes_of
 from hashret.protocols.card import FLOAT
@@ -110,8 +111,15 @@ def random_row(parts: Parts, bits: int) -> Row:
     )
 
 
+def run_of(folder: Path) -> Run | None:
+    """The run that trained a model, also where it is one of the run's epochs; None for a model without its run."""
+    for place in (folder, folder.parent.parent):
+        if (place / RUN_FILE).is_file() and (place == folder or epoch_folder(place, 0).parent == folder.parent):
+            return Run(place)
+    return None
+
+
 def options_of(folder: Path) -> TrainingOptions | None:
     """The settings that a model was trained with; None for a model without its run."""
-    if not (folder / RUN_FILE).is_file():
-        return None
-    return TrainingOptions.from_dict(Run(folder).read()["options"])
+    run = run_of(folder)
+    return None if run is None else TrainingOptions.from_dict(run.read()["options"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import shutil
@@ -16,7 +17,7 @@ import torch
 
 import hashret
 from hashret.data.table import PictureTable
-from hashret.errors import UsageError
+from hashret.errors import HashretError, UsageError
 from hashret.evaluation.compare import compare
 from hashret.evaluation.conditions import has_views_and_times, rotation_by_time, time_by_time, top1_by_condition
 from hashret.evaluation.curves import rank_curves
@@ -28,12 +29,11 @@ from hashret.model.hasher import Hasher
 from hashret.protocols import models, rows
 from hashret.protocols.batch import training_batch
 from hashret.protocols.card import FLOAT, HASH, Card, StandIn
-from hashret.protocols.parts import Leaks, Parts, find_leaks, read_parts
+from hashret.protocols.parts import Leaks, Parts, check_answers, find_leaks, read_parts
 from hashret.protocols.product_search import check_installed, product_beside_exact
 from hashret.protocols.rejection import rejection
-from hashret.protocols.result import document_of, write_result
+from hashret.protocols.result import RESULT_FILE, document_of, write_result
 from hashret.training.options import TrainingOptions
-from hashret.training.runs import RUN_FILE, Run
 
 PICTURES = "pictures.csv"
 MODELS = "models"
@@ -83,6 +83,12 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
     started = time.perf_counter()
     if card.product:
         check_installed()
+    scored_models = _given(request.models)
+    if scored_models and request.code_sizes and not any(model.of == FLOAT for model in scored_models):
+        raise UsageError(
+            "--code-size is of codes that are fitted to the features of float models, and --model names none; leave it out"
+        )
+    _check_out(out)
     stand_in = None
     if source == STAND_IN and not Path(source).exists():
         stand_in = _stand_in(card, request.device)
@@ -93,28 +99,38 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         code_sizes = request.code_sizes or card.code_sizes
         of, smaller = request.of or tuple(card.recipes), stand_in.recipes if stand_in else {}
         recipes = models.recipes_of(card, request.given, code_sizes, of, smaller)
-    leaks = _leaks(parts) if request.leaks else None
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = out / PICTURES
-    parts.table.write_csv(pictures)
-    if request.batch and recipes:
-        durable.replace_file(out / BATCH, training_batch(parts.table, recipes[0].options))
-    scored_models = [_given(name) for name in request.models]
-    for recipe in recipes:
-        folder = out / MODELS / f"{recipe.name.replace(' ', '')}_seed{recipe.options.seed}"
-        _log.info("%s: training %s", card.name, recipe.name)
-        asked: dict[str, Any] = {
-            "data": str(pictures.absolute()),
-            "label_map": None,
-            "skipped": [],
-            "splits_hash": parts.hash,
-        }
-        models.trained(recipe, parts.table, asked, folder)
-        scored_models.append(_Model(recipe.name, recipe.of, folder, recipe.changed))
-    workplace = out / UNFINISHED
-    compared = _rows(card, scored_models, parts, request, workplace)
+    # All that can be found wrong before hours of work is found here.
+    check_answers(card, parts)
     queries, gallery = parts.table.select(parts.queries), parts.table.select(parts.gallery)
     rule = gallery_rule(card.rule, parts.table)
+    rule.between(queries, gallery)
+    pictures = out / PICTURES
+    trainings: dict[Path, models.Recipe] = {}
+    asked: dict[str, Any] = {
+        "data": str(pictures.absolute()),
+        "label_map": None,
+        "skipped": [],
+        "splits_hash": parts.hash,
+    }
+    for recipe in recipes:
+        folder = out / MODELS / f"{recipe.name.replace(' ', '')}_seed{recipe.options.seed}"
+        models.check_same(recipe, asked, folder)
+        trainings[folder] = recipe
+    leaks = _leaks(parts) if request.leaks else None
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        parts.table.write_csv(pictures)
+        if request.batch and recipes:
+            durable.replace_file(out / BATCH, training_batch(parts.table, recipes[0].options))
+        for folder, recipe in trainings.items():
+            _log.info("%s: training %s", card.name, recipe.name)
+            models.trained(recipe, parts.table, asked, folder)
+            scored_models.append(_Model(recipe.name, recipe.of, folder, recipe.changed))
+        workplace = out / UNFINISHED
+        compared = _rows(card, scored_models, parts, request, workplace)
+    except (HashretError, KeyboardInterrupt):
+        _remove_unbegun(out)
+        raise
     scored = compare(
         [row.representation for row in compared],
         queries,
@@ -137,7 +153,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         source=source,
         leaks=leaks,
         rule=rule.sentence,
-        models=[_described(model) for model in scored_models],
+        models=[_described(model, parts) for model in scored_models],
         curves=_curves(compared, queries, gallery, rule, card),
         conditions=_conditions(compared, queries, gallery, rule),
         searches=_searches(compared) if card.product else None,
@@ -240,12 +256,49 @@ def _strangers(given: Sequence[_Model], parts: Parts, request: Request, workplac
     }
 
 
-def _given(name: str) -> _Model:
-    """A model that was trained elsewhere; a run whose codes were never trained is a float model."""
-    folder = resolve_model(name)
-    options = rows.options_of(folder)
-    of = FLOAT if options is not None and not options.trains_codes else HASH
-    return _Model(Path(name).name, of, folder, None)
+def _given(names: Sequence[str]) -> list[_Model]:
+    """Models that were trained elsewhere, called by their folders; a run whose codes were never trained is a float model.
+
+    Folders of one name are called as they were typed: rows, curves and strangers are told apart by the names of models.
+    UsageError for a model that is named twice.
+    """
+    short = [Path(name).name or name for name in names]
+    found: list[_Model] = []
+    for name, last in zip(names, short, strict=True):
+        folder = resolve_model(name)
+        if any(folder.samefile(other.folder) for other in found):
+            raise UsageError(f"--model names {folder} twice; name every model once")
+        Hasher.from_pretrained(
+            folder
+        )  # one that cannot be read, or takes no pictures, is known before anything is written
+        options = rows.options_of(folder)
+        of = FLOAT if options is not None and not options.trains_codes else HASH
+        found.append(_Model(last if short.count(last) == 1 else str(Path(name)), of, folder, None))
+    return found
+
+
+def _check_out(out: Path) -> None:
+    """UsageError for a folder with other files than those of a run of a protocol: its pictures.csv would be replaced."""
+    if not out.is_dir():
+        if out.exists():
+            raise UsageError(f"--out is {out}, which is no folder; choose another name")
+        return
+    there = {entry.name for entry in out.iterdir()}
+    if there - {PICTURES, BATCH} and not there & {RESULT_FILE, MODELS, UNFINISHED, STAND_IN}:
+        raise UsageError(
+            f"--out is {out}, which holds other files than a result ({min(there - {PICTURES, BATCH})}); choose another name"
+        )
+
+
+def _remove_unbegun(out: Path) -> None:
+    """Take away what was written before there was anything to go on from, so that bad data or settings leave nothing behind."""
+    if (out / RESULT_FILE).exists() or any((out / MODELS).glob("*")) or any((out / UNFINISHED).glob("*")):
+        return
+    for name in (PICTURES, BATCH):
+        (out / name).unlink(missing_ok=True)
+    for folder in (out / MODELS, out / UNFINISHED, out):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _rows(card: Card, given: Sequence[_Model], parts: Parts, request: Request, workplace: Path) -> list[rows.Row]:
@@ -270,21 +323,26 @@ def _began(options: TrainingOptions | None, hasher: Hasher) -> tuple[Any, ...]:
     """What decides a network as it was before training, so that models that began alike share a row."""
     weights = "none" if options is None else options.weights
     shown = {name: value for name, value in hasher.preprocess.as_dict().items() if name != "mirror"}
-    return (hasher.network.backbone_name, hasher.network.stem, weights, str(shown))
+    network = hasher.network
+    # Weights that it began with give the backbone's own features; random ones those of the whole network.
+    built = (network.pooling, network.project) if weights == "none" else ()
+    return (network.backbone_name, network.stem, weights, str(shown), *built)
 
 
-def _described(model: _Model) -> dict[str, Any]:
-    """A model in a result."""
-    history = Run(model.folder).read() if (model.folder / RUN_FILE).is_file() else None
+def _described(model: _Model, parts: Parts) -> dict[str, Any]:
+    """A model in a result. same_splits: whether a run like this one trained it, so that it never saw what it is asked."""
+    run = rows.run_of(model.folder)
+    history = None if run is None else run.read()
     return {
         "name": model.name,
         "of": model.of,
         "folder": str(model.folder),
         "fingerprint": Hasher.from_pretrained(model.folder).fingerprint(),
         "changed": model.changed,
+        "same_splits": bool(history and (history["source"] or {}).get("splits_hash") == parts.hash),
         "settings": history["options"] if history else None,
-        "seconds": history["seconds"] if history else None,
-        "result": history["result"] if history else None,
+        "seconds": history.get("seconds") if history else None,
+        "result": history.get("result") if history else None,
     }
 
 

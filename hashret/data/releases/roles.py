@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.data.table import PictureTable
+from hashret.errors import DataError
 
 GALLERY = "gallery"
 """The column that says which pictures are searched; also the split of those that are there for nothing else."""
@@ -28,5 +29,8 @@ def with_gallery(table: PictureTable, searched: Iterable[bool]) -> PictureTable:
 def in_gallery(table: PictureTable) -> npt.NDArray[np.bool_]:
     """Which pictures (N,) queries search: "yes" in the column `gallery`; without that column, the split "gallery"."""
     if GALLERY in table.attributes:
+        others = set(table.attributes[GALLERY]) - {"yes", ""}
+        if others:
+            raise DataError(f"{table.name}: the column {GALLERY!r} has {min(others)!r}; expected yes, or nothing")
         return np.array([value == "yes" for value in table.attributes[GALLERY]], dtype=bool)
     return np.array([split == GALLERY for split in table.splits], dtype=bool)

@@ -713,6 +713,7 @@ def test_cifar10_protocols() -> None:
     first = cifar10_splits.split_cifar10(table, queries_per_class=4, train_per_class=6)
     second = cifar10_splits.split_cifar10_1(table, queries_per_class=4, train_per_class=6)
     third = cifar10_splits.split_cifar10_2(table)
+    assert cifar10_splits.split_cifar10_2(third) == third  # a table that was split so is read back as it was
     for each in (first, second):
         counts = Counter(zip(each.labels, each.splits, strict=True))
         assert {n for (_, split), n in counts.items() if split == "query"} == {4}
@@ -771,3 +772,10 @@ def test_in_gallery() -> None:
     assert in_gallery(table).tolist() == [True, False]
     assert in_gallery(with_gallery(table, [False, True])).tolist() == [False, True]
     assert issubclass(DataError, HashretError)
+
+
+def test_a_gallery_column_says_yes_or_nothing() -> None:
+    table = with_gallery(cifar(), [True] * len(cifar()))
+    table.attributes["gallery"][3] = "true"
+    with pytest.raises(DataError, match="the column 'gallery' has 'true'; expected yes, or nothing"):
+        in_gallery(table)

@@ -246,7 +246,7 @@ def test_a_result_says_what_was_done(result: Path) -> None:
     assert model["name"] == "hash 16 bits" and model["settings"]["epochs"] == 1
     assert model["changed"]["backbone"] == "squeezenet1_1" and "code_size" not in model["changed"]
     kinds = [row["kind"] for row in document["rows"]]
-    assert kinds == ["codes", "features", "itq", "lsh", "frozen", "random"]
+    assert kinds == ["codes", "features", "two-stage", "itq", "lsh", "frozen", "random"]
     assert {kind for kind in kinds if kind in CONTROLS} == set(CONTROLS)
     for row in document["rows"]:
         for name in ("hit@1", "map@all"):
@@ -567,7 +567,7 @@ def test_models_of_one_name_are_told_apart(result: Path, hashret: Callable, tmp_
     assert status == 0, err
     document = read_result(tmp_path / "out").document
     assert [model["name"] for model in document["models"]] == [str(one), str(other)]
-    assert len({row["name"] for row in document["rows"]}) == len(document["rows"]) and len(document["curves"]) == 4
+    assert len({row["name"] for row in document["rows"]}) == len(document["rows"]) and len(document["curves"]) == 6
     for more, sentence in (
         (["--model", one], "twice; name every model once"),
         (["--code-size", 8], "--code-size is of codes that are fitted to the features of float models"),

@@ -6,7 +6,7 @@ was trained, and random codes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hashret.codes import bytes_per_code
 from hashret.encoding import encode_table
-from hashret.evaluation.compare import Representation
+from hashret.evaluation.compare import Representation, TwoStage
 from hashret.evaluation.controls import untrained_features
 from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
@@ -27,8 +27,11 @@ from hashret.training import posthoc
 from hashret.training.options import TrainingOptions
 from hashret.training.runs import RUN_FILE, Run
 
-CODES, FEATURES, ITQ, LSH, FROZEN, RANDOM = "codes", "features", "itq", "lsh", "frozen", "random"
+CODES, FEATURES, TWO_STAGE = "codes", "features", "two-stage"
+ITQ, LSH, FROZEN, RANDOM = "itq", "lsh", "frozen", "random"
 CONTROLS = (ITQ, LSH, FROZEN, RANDOM)
+SHORTLIST = 100
+"""Codes that two-stage search ranks anew."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,20 @@ class Row:
 
 
 def rows_of_model(
-    name: str, of: str, hasher: Hasher, parts: Parts, code_sizes: Sequence[int], *, workplace: Path, workers: int | None
+    name: str,
+    of: str,
+    hasher: Hasher,
+    parts: Parts,
+    code_sizes: Sequence[int],
+    valid: Callable[[slice], NDArray[np.bool_]],
+    *,
+    workplace: Path,
+    workers: int | None,
 ) -> list[Row]:
-    """The rows of one model. A float model has no codes of its own; codes of `code_sizes` are fitted to its features."""
+    """The rows of one model. A float model has no codes of its own; codes of `code_sizes` are fitted to its features.
+
+    valid: which gallery pictures count for some queries, as the rule of the gallery says.
+    """
     tested = np.union1d(parts.queries, parts.gallery)
     everything = np.union1d(tested, parts.train)
     encoded = encode_table(
@@ -70,6 +84,18 @@ def rows_of_model(
     if of != FLOAT:
         rows.append(row(CODES, "codes", encoded.codes, hasher.code_size))
     rows.append(row(FEATURES, f"features, {hasher.feature_size:,} numbers", encoded.features))
+    if of != FLOAT:
+        both = TwoStage(
+            f"{name}: the {SHORTLIST} nearest codes, ranked by features",
+            encoded.codes[queries],
+            encoded.codes[gallery],
+            hasher.code_size,
+            query_vectors=encoded.features[queries],
+            gallery_vectors=encoded.features[gallery],
+            valid=valid,
+            within=SHORTLIST,
+        )
+        rows.append(Row(name, TWO_STAGE, both))
     learnt = encoded.features[train]
     for bits in code_sizes if of == FLOAT else (hasher.code_size,):
         principal = posthoc.principal_components(learnt, bits)

@@ -7,13 +7,14 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import hashret
 from hashret.data.table import PictureTable
@@ -103,7 +104,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
     check_answers(card, parts)
     queries, gallery = parts.table.select(parts.queries), parts.table.select(parts.gallery)
     rule = gallery_rule(card.rule, parts.table)
-    rule.between(queries, gallery)
+    valid = rule.between(queries, gallery)
     pictures = out / PICTURES
     trainings: dict[Path, models.Recipe] = {}
     asked: dict[str, Any] = {
@@ -127,7 +128,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
             models.trained(recipe, parts.table, asked, folder)
             scored_models.append(_Model(recipe.name, recipe.of, folder, recipe.changed))
         workplace = out / UNFINISHED
-        compared = _rows(card, scored_models, parts, request, workplace)
+        compared = _rows(card, scored_models, parts, request, workplace, valid)
     except (HashretError, KeyboardInterrupt):
         _remove_unbegun(out)
         raise
@@ -301,7 +302,14 @@ def _remove_unbegun(out: Path) -> None:
             folder.rmdir()
 
 
-def _rows(card: Card, given: Sequence[_Model], parts: Parts, request: Request, workplace: Path) -> list[rows.Row]:
+def _rows(
+    card: Card,
+    given: Sequence[_Model],
+    parts: Parts,
+    request: Request,
+    workplace: Path,
+    valid: Callable[[slice], NDArray[np.bool_]],
+) -> list[rows.Row]:
     """The rows of all models, then what is the same for all: the network before training, and guessing."""
     code_sizes = request.code_sizes or card.code_sizes
     found: list[rows.Row] = []
@@ -310,7 +318,7 @@ def _rows(card: Card, given: Sequence[_Model], parts: Parts, request: Request, w
         hasher = Hasher.from_pretrained(model.folder, device=request.device)
         options = rows.options_of(model.folder)
         found += rows.rows_of_model(
-            model.name, model.of, hasher, parts, code_sizes, workplace=workplace, workers=request.workers
+            model.name, model.of, hasher, parts, code_sizes, valid, workplace=workplace, workers=request.workers
         )
         began = _began(options, hasher)
         if began not in frozen:

@@ -140,4 +140,4 @@ def test_the_benchmark_compares_with_the_usual_way() -> None:
     )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["answers"] == "equal" and document["seconds"].keys() == {"counted", "sorted"}
+    assert document["answers"] == "equal" and document["seconds"].keys() == {"counted", "sorted", "larger"}

@@ -24,10 +24,6 @@ KINDS = {
     "random": "random codes",
 }
 """What kinds of rows are called that are not called what they are."""
-MAPS = {
-    "time by turn": ("the query's time by how far the view is turned", "time \\ turned by"),
-    "time by time": ("the query's time of day by that of what is found", "asked \\ found"),
-}
 
 
 def run_results(args: argparse.Namespace) -> int:
@@ -183,7 +179,9 @@ def _seen_and_unseen(results: list[Result]) -> list[Table]:
 
 def _maps(results: list[Result]) -> list[HeatMap]:
     from hashret.protocols.ranking import names_of
-    from hashret.report.heat import HeatMap
+    from hashret.report.heat import BY_LIGHT, BY_TURN, HeatMap
+
+    called_by = {"time by turn": BY_TURN, "time by time": BY_LIGHT}
 
     def grid(values: list[list[float | None]]) -> Any:
         return np.array([[np.nan if value is None else value for value in line] for line in values])
@@ -191,8 +189,8 @@ def _maps(results: list[Result]) -> list[HeatMap]:
     several = len(results) > 1
     return [
         HeatMap(
-            f"{called + ', ' if several else ''}{name}: {MAPS[kind][0]}",
-            MAPS[kind][1],
+            f"{called + ', ' if several else ''}{name}: {called_by[kind][0]}",
+            called_by[kind][1],
             found["rows"],
             found["columns"],
             grid(top1),

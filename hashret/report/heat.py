@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from hashret.report.text import readable
 from hashret.report.verdict import counted
 
+BY_TURN = ("the query's time by how far the view is turned", "time \\ turned by")
+BY_LIGHT = ("the query's time of day by that of what is found", "asked \\ found")
+"""What the maps of both conditions are called, and what stands in their corners."""
+
 Grid = NDArray[np.float64]
 
 

@@ -251,8 +251,8 @@ def _classes(analysis: Analysis) -> dict[str, Any]:
 
 
 _CONDITIONS = {
-    TURN: ("the query's time by how far the view is turned", "time \\ turned by"),
-    LIGHT: ("the query's time of day by that of what is found", "asked \\ found"),
+    TURN: heat.BY_TURN,
+    LIGHT: heat.BY_LIGHT,
 }
 
 

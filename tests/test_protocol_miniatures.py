@@ -116,6 +116,28 @@ def test_a_protocol_end_to_end(
             assert 0 <= score["worst"] <= score["expected"] + 1e-9 <= score["best"] + 2e-9 <= 1 + 3e-9
         assert card.metric in row["scores"]
     check(name, document, out, tmp_path)
+    check_report(card.several_labels, document, hashret, tmp_path / "result")
+
+
+def check_report(several_labels: bool, document: dict[str, Any], hashret: Callable, result: Path) -> None:
+    """The page finds what was scored: for each model the scores of its codes, or of the codes fitted to it."""
+    status, out, err = hashret("report", result, "--map", "off", "--device", "cpu", "--workers", 0, "--json")
+    assert status == 0, err
+    found, text = json.loads(out), (result / "report.html").read_text()
+    if several_labels:
+        assert not found["looked_into"] and "its pictures are of several classes each" in found["warnings"][-1]
+        return
+    looked_into = [("itq" if model["of"] == "float" else "codes", model["name"]) for model in document["models"]]
+    rows = {(row["kind"], row["model"]): row for row in document["rows"]}
+    assert list(found["looked_into"]) == [rows[each]["name"] for each in looked_into]
+    for number, (kind, model) in enumerate(looked_into, 1):
+        by_codes, _, _, by_features = found["looked_into"][rows[kind, model]["name"]]["results"]
+        for scores, row in ((by_codes, rows[kind, model]), (by_features, rows["features", model])):
+            for score in ("hit@1", "map@all"):
+                assert scores["scores"][score]["expected"] == pytest.approx(row["scores"][score]["expected"], abs=1e-5)
+        for section in ("bits", "float", "worst", "confused", "classes", "map", "suspects"):
+            assert f'<section id="model-{number}-{section}">' in text and f'href="#model-{number}-{section}"' in text
+    assert "data:image/jpeg;base64," in text
 
 
 def check(name: str, document: dict[str, Any], out: str, folder: Path) -> None:

@@ -445,16 +445,45 @@ def test_a_page_about_results(result: Path, hashret: Callable, tmp_path: Path) -
     assert status == 0, err
     document = json.loads(out)
     assert [side["name"] for side in document["results"]] == ["one", "other"]
+    assert list(document["looked_into"]) == ["one: hash 16 bits: codes"]  # the same model is looked into once
     assert "hash 16 bits: lr" in (tmp_path / "both.html").read_text()
     different = spoil(result, tmp_path / "different", lambda d: d.update(protocol_hash="0"))
     for words, sentence in (
         ((result, different), "scores of different protocols cannot be ranked"),
         ((result, result / "models" / "hash16bits_seed0"), "is no result, and"),
         ((result, "--split", "test"), "--split would change nothing"),
+        ((result, "--on-bad", "skip"), "--on-bad would change nothing"),
     ):
         status, out, err = hashret("report", *words, "--out", tmp_path / "no.html")
         assert (status, out) == (2, "") and sentence in err
         assert not (tmp_path / "no.html").exists()
+
+
+def test_what_cannot_be_found_again_is_said(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    """A result without its model, or with another table of pictures, has a page all the same, which says what it lacks."""
+    (row, *_) = read_result(result).document["rows"]
+
+    def warning(folder: Path) -> str:
+        status, out, err = hashret("report", folder, "--map", "off", "--json")
+        assert status == 0, err
+        document, text = json.loads(out), (folder / "report.html").read_text()
+        assert not document["looked_into"] and f"{row['scores']['map@all']['expected']:.4f}" in text
+        assert 'id="model-1-bits"' not in text and not folder.with_name("report.html.unfinished").exists()
+        said: str = document["warnings"][-1]
+        return said
+
+    without = spoil(result, tmp_path / "without", lambda d: d["models"][0].update(folder=str(tmp_path / "gone")))
+    assert "picture by picture" in warning(without) and "is no longer what was scored" not in warning(without)
+    shutil.copy(result / "pictures.csv", without)
+    assert f"{tmp_path / 'gone'} is no longer there, or no longer the model that was scored" in warning(without)
+    other = spoil(result, tmp_path / "other", lambda d: d["models"][0].update(fingerprint="0" * 64))
+    shutil.copy(result / "pictures.csv", other)
+    assert "or no longer the model that was scored" in warning(other)
+    lines = (result / "pictures.csv").read_text().splitlines()
+    (other / "pictures.csv").write_text("\n".join(lines[:-1]) + "\n")
+    assert f"{other / 'pictures.csv'} is no longer what was scored; run the protocol again" in warning(other)
+    renamed = spoil(result, tmp_path / "renamed", lambda d: d.update(protocol_hash="0" * 16))
+    assert f"is of the card {'0' * 16}, and cars-unseen is {UNSEEN.hash} by now" in warning(renamed)
 
 
 def test_the_part_of_the_docs_about_results(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ pytest.importorskip("jinja2")
 
 from hashret import codes
 from hashret.data.table import PictureTable
+from hashret.evaluation.compare import Representation, compare
 from hashret.evaluation.gallery import GalleryRule
 from hashret.metrics import retrieval_scores
 from hashret.report import analysis, bits, charts, history, labels, page, picture_map, ranking, thumbnails, verdict
@@ -340,6 +341,47 @@ def made(
 def analysed(table: PictureTable, encodings: Encodings) -> Analysis:
     rows = np.flatnonzero([label != "" for label in table.labels])
     return analyse(table, rows, encodings, GalleryRule("self"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds)
+def test_queries_that_are_not_searched(seed: int) -> None:
+    """Queries apart from the gallery: everything is as if the gallery's pictures had been all there are to find."""
+    rng = np.random.default_rng(seed)
+    n, size = int(rng.integers(6, 30)), 12
+    table = PictureTable(
+        [f"p{i}" for i in range(n)], ["nowhere.png"] * n, [f"c{c}" for c in rng.integers(0, 3, n)], [""] * n, {}, "set"
+    )
+    logits = rng.normal(size=(n, size)).astype(np.float32)
+    encodings = Encodings(size, codes.binarize(logits), logits, unit(rng, n, 8))
+    asks = np.flatnonzero(rng.random(n) < 0.5)
+    searched = np.flatnonzero(rng.random(n) < 0.6)
+    if not len(asks) or not len(searched):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "pixel_likeness", lambda _, twins: np.zeros(len(twins.first_T)))  # there are no pictures
+        found = analyse(table, asks, encodings, GalleryRule("self"), gallery_rows_N=searched)
+    apart = np.array([[(codes.unpack(encodings.codes_NB, size)[q] != bits_K).sum() for bits_K in
+                       codes.unpack(encodings.codes_NB, size)] for q in range(n)])  # fmt: skip
+    for i, query in enumerate(asks.tolist()):
+        there = sorted((int(apart[query, row]), row) for row in searched.tolist() if row != query)
+        first = [row for row in found.nearest[CODES].rows_QK[i].tolist() if row >= 0]
+        assert first == [row for _, row in there][: found.nearest[CODES].rows_QK.shape[1]]
+    counts = Counter(
+        (int(apart[q, row]), table.labels[q] == table.labels[row]) for q in asks for row in searched if row != q
+    )
+    for same in (True, False):
+        of_class = found.distances.same_D if same else found.distances.other_D
+        assert of_class.tolist() == [counts[distance, same] for distance in range(size + 1)]
+    queries, gallery = table.select(asks), table.select(searched)
+    (expected,) = compare(
+        [Representation("codes", encodings.codes_NB[asks], encodings.codes_NB[searched], size)],
+        queries, gallery, GalleryRule("self"),
+    )  # fmt: skip
+    scores = found.results[CODES].scores
+    assert scores.n_queries == expected.scores.n_queries
+    if scores.n_queries:
+        assert scores["map@all"] == expected.scores["map@all"]
 
 
 def facts(**known: Any) -> verdict.RunFacts:

@@ -41,8 +41,8 @@ Example:  hashret report runs/cars64                 (writes runs/cars64/report.
 Shows how a run learnt, what its bits are worth, what codes lose against float features, the queries that fail, the classes
 that are confused and the labels that are doubted, in one HTML page that holds its pictures itself. It looks at the run's own
 validation pictures, or with --split at those of a split. Of several runs it makes one page that sets their scores, curves and
-settings side by side, on the pictures of the first. Encoding goes on where it was interrupted when the command is typed
-again."""
+settings side by side, on the pictures of the first. Of results it shows what was scored, and below it for each model its bits,
+queries, confused classes and classes one by one. Encoding goes on where it was interrupted when the command is typed again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,9 +123,9 @@ def run(args: argparse.Namespace) -> int:
                 "run": run_folder.folder,
                 "out": out,
                 "bytes": n_bytes,
-                "data": analysis.gallery.name,
+                "data": analysis.pictures.name,
                 "validated": looked_at.validated,
-                "pictures": len(analysis.gallery),
+                "pictures": len(analysis.pictures),
                 "queries": len(analysis.query_rows_Q),
                 "epoch": facts.model_epoch,
                 "best_epoch": facts.best_epoch,

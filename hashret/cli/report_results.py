@@ -10,10 +10,12 @@ import numpy as np
 
 from hashret.cli.options import counted, print_json
 from hashret.cli.report import again, check_out, is_result, write_page
-from hashret.errors import UsageError
+from hashret.cli.unfinished import kept_until_done, unfinished_beside
+from hashret.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from hashret.protocols.result import Result
+    from hashret.report.analysis import Analysis
     from hashret.report.comparison import Entry, Side, Table
     from hashret.report.heat import HeatMap
 
@@ -38,6 +40,7 @@ def run_results(args: argparse.Namespace) -> int:
             f"{others[0]} is no result, and {args.runs[0]} or another one is; name results alone, or runs alone"
         )
     given = next((flag for flag in ("data", "split", "label_map") if getattr(args, flag)), None)
+    given = "on_bad" if given is None and args.on_bad == "skip" else given
     if given is not None:
         raise UsageError(
             f"a result says what it is of, so --{given.replace('_', '-')} would change nothing; leave it out"
@@ -65,14 +68,59 @@ def run_results(args: argparse.Namespace) -> int:
         for called, result in zip(names_of(results), results, strict=True)
     ]
     tables = [*_published(first), *_searches(results), *_strangers(results), *_seen_and_unseen(results)]
-    compared = Compared(said, warnings, [("Make this page again", again(args))], _maps(results), tables)
-    n_bytes = write_page(out, render_comparison(sides, compared))
+    with kept_until_done(unfinished_beside(out)) as workplace:
+        looked_into, not_shown = _looked_into(args, results, workplace)
+        warnings += not_shown
+        compared = Compared(said, warnings, [("Make this page again", again(args))], _maps(results), tables)
+        n_bytes = write_page(out, render_comparison(sides, compared, looked_into, args.examples))
     if args.json:
-        print_json({"out": out, "bytes": n_bytes, "sentences": said, "warnings": warnings, "results": as_dict(sides)})
+        found = {name: analysis.as_dict() for name, analysis in looked_into}
+        document = {"sentences": said, "warnings": warnings, "results": as_dict(sides), "looked_into": found}
+        print_json({"out": out, "bytes": n_bytes, **document})
     else:
         print("\n".join([*said, *warnings]))
         print(f"{out}: {counted(len(results), 'result')}; {n_bytes / 1e6:.1f} MB")
     return 0
+
+
+def _looked_into(
+    args: argparse.Namespace, results: list[Result], workplace: Path
+) -> tuple[list[tuple[str, Analysis]], list[str]]:
+    """Every model of the results once, by name, with what it finds; and sentences about those of which that cannot be shown."""
+    from hashret.protocols.findings import find_again, tested_again
+    from hashret.protocols.ranking import names_of
+    from hashret.report import picture_map
+
+    with_map = args.map == "auto" and picture_map.is_installed()
+    found: list[tuple[str, Analysis]] = []
+    not_shown = []
+    try:
+        tested = tested_again(results[0])
+    except DataError as error:
+        return [], [f"What was found is not shown picture by picture: {error}."]
+    met = set()
+    for called, result in zip(names_of(results), results, strict=True):
+        for model in result.document["models"]:
+            if model["fingerprint"] in met:
+                continue
+            met.add(model["fingerprint"])
+            name = f"{called}: {model['name']}" if len(results) > 1 else model["name"]
+            try:
+                row, analysis = find_again(
+                    result,
+                    model,
+                    tested,
+                    workplace=workplace,
+                    device=args.device,
+                    workers=args.workers,
+                    batch_size=args.batch_size,
+                    with_map=with_map,
+                )
+            except (DataError, ModelError) as error:
+                not_shown.append(f"What {name} finds is not shown picture by picture: {error}.")
+                continue
+            found.append((f"{called}: {row}" if len(results) > 1 else row, analysis))
+    return found, not_shown
 
 
 def _side(called: str, result: Result, prefix: str) -> Side:

@@ -1,6 +1,7 @@
 """All numbers of a report, computed once: a model's codes, logits and features of labelled pictures in, findings out.
 
-Shape suffixes: Q queries, N gallery pictures, K bits, B bytes, D numbers of a feature vector.
+Shape suffixes: Q queries, N gallery pictures, P all pictures, K bits, B bytes, D numbers of a feature vector. Arrays of what a
+model made have a row for each of the pictures, whatever their suffix.
 """
 
 from __future__ import annotations
@@ -108,12 +109,15 @@ class ConditionMap:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The numbers of a report; queries are the gallery's pictures `query_rows_Q`, labels are numbers into `classes`."""
+    """The numbers of a report; queries are the pictures `query_rows_Q`, labels are numbers into `classes`.
 
-    gallery: PictureTable
+    `pictures` holds queries and gallery, and all rows are rows of it.
+    """
+
+    pictures: PictureTable
     query_rows_Q: Integers
     classes: list[str]
-    labels_N: Integers
+    labels_P: Integers
     results: dict[str, Result]
     code_statistics: codes.CodeStatistics
     correlation_KK: Floats
@@ -134,7 +138,7 @@ class Analysis:
     @property
     def labels_Q(self) -> Integers:
         """Class numbers of the queries."""
-        return self.labels_N[self.query_rows_Q]
+        return self.labels_P[self.query_rows_Q]
 
     @cached_property
     def ap(self) -> dict[str, Floats]:
@@ -158,7 +162,7 @@ class Analysis:
     def without_suspects(self, ids: Collection[str]) -> Analysis:
         """The same numbers, but for suspects with these ids."""
         rows = self.query_rows_Q[self.suspects.queries_S].tolist()
-        others = np.array([self.gallery.ids[row] not in ids for row in rows], dtype=bool)
+        others = np.array([self.pictures.ids[row] not in ids for row in rows], dtype=bool)
         return replace(self, suspects=self.suspects.select(others))
 
     def worst(self, most: int) -> list[int]:
@@ -216,7 +220,7 @@ class Analysis:
 
     def as_dict(self) -> dict[str, Any]:
         """The findings as JSON values: scores, bits, lost queries, confused classes, suspects and twins by id."""
-        ids, query_ids = self.gallery.ids, [self.gallery.ids[row] for row in self.query_rows_Q.tolist()]
+        ids, query_ids = self.pictures.ids, [self.pictures.ids[row] for row in self.query_rows_Q.tolist()]
         loss, interval = self.loss("map@all")
         wrong = ranking.confused(self.answers)
         return {
@@ -257,25 +261,34 @@ class Analysis:
     def mistaken(self, asked: int, answered: int, most: int) -> list[tuple[int, int]]:
         """Queries of one class whose nearest code is a picture of the other: (query, gallery row), the nearest first."""
         first_Q = self.nearest[CODES].rows_QK[:, 0]
-        chosen = (self.labels_Q == asked) & (first_Q >= 0) & (self.labels_N[first_Q] == answered)
+        chosen = (self.labels_Q == asked) & (first_Q >= 0) & (self.labels_P[first_Q] == answered)
         queries = np.flatnonzero(chosen)
         order = np.argsort(self.nearest[CODES].distances_QK[queries, 0], kind="stable")[:most]
         return [(int(query), int(first_Q[query])) for query in queries[order]]
 
 
 def analyse(
-    gallery: PictureTable, query_rows_Q: Integers, encodings: Encodings, rule: GalleryRule, *, with_map: bool = False
+    pictures: PictureTable,
+    query_rows_Q: Integers,
+    encodings: Encodings,
+    rule: GalleryRule,
+    *,
+    gallery_rows_N: Integers | None = None,
+    with_map: bool = False,
 ) -> Analysis:
-    """The numbers of a report: pictures `query_rows_Q` of `gallery`, which have labels, each query all that counts for them.
+    """The numbers of a report: pictures `query_rows_Q`, which have labels, each query all that counts for them in the gallery.
 
-    encodings: of the gallery, row for row. Scores are those of `evaluation.compare`. with_map: lay the pictures out on a plane,
-    which needs umap-learn and takes longer than all else. UsageError without a query.
+    gallery_rows_N: the pictures that are searched, ascending; all of them by default. encodings: of the pictures, row for row.
+    Scores are those of `evaluation.compare`. with_map: lay the queries out on a plane, which needs umap-learn and takes longer
+    than all else. UsageError without a query.
     """
-    queries = gallery.select(query_rows_Q)
-    labels_N, classes = gallery.class_ids()
-    labels_Q = labels_N[query_rows_Q]
+    if gallery_rows_N is None:
+        gallery_rows_N = np.arange(len(pictures))
+    queries, gallery = pictures.select(query_rows_Q), pictures.select(gallery_rows_N)
+    labels_P, classes = pictures.class_ids()
+    labels_Q, labels_N = labels_P[query_rows_Q], labels_P[gallery_rows_N]
     valid = rule.between(queries, gallery)
-    sides = {name: (vectors[query_rows_Q], vectors) for name, vectors in _vectors(encodings).items()}
+    sides = {name: (vectors[query_rows_Q], vectors[gallery_rows_N]) for name, vectors in _vectors(encodings).items()}
     n_bits, n_features = encodings.code_size, encodings.features_ND.shape[1]
     representations: dict[str, Representation] = {
         CODES: Representation(f"codes: {n_bits} bits, Hamming distance", *sides[CODES], n_bits),
@@ -297,10 +310,13 @@ def analyse(
         name: Pairs(representations[name].distances, valid, len(queries), len(gallery)) for name in (CODES, FEATURES)
     }
     n_votes = votes_to_ask(labels_Q)
-    nearest = {name: ranking.nearest(each, max(SHOWN_NEIGHBOURS, n_votes)) for name, each in pairs.items()}
+    nearest = {
+        name: _rows_of_pictures(ranking.nearest(each, max(SHOWN_NEIGHBOURS, n_votes)), gallery_rows_N)
+        for name, each in pairs.items()
+    }
     correlation_KK = bits.correlations(encodings.codes_NB, n_bits)
-    twins = labels.twins(encodings.codes_NB, n_bits, encodings.features_ND, labels_N, MOST_TWINS)
-    likeness_T = labels.pixel_likeness(gallery, twins)
+    twins = labels.twins(encodings.codes_NB, n_bits, encodings.features_ND, labels_P, MOST_TWINS)
+    likeness_T = labels.pixel_likeness(pictures, twins)
     likest = np.argsort(-likeness_T, kind="stable")
     both = (CODES, FEATURES)
     conditions = {
@@ -315,10 +331,10 @@ def analyse(
     }
     counts = distance_histograms(*sides[CODES], n_bits, labels_Q, labels_N, left_out=rule.left_out(queries, gallery))
     return Analysis(
-        gallery=gallery,
+        pictures=pictures,
         query_rows_Q=query_rows_Q,
         classes=classes,
-        labels_N=labels_N,
+        labels_P=labels_P,
         results=results,
         code_statistics=codes.statistics(encodings.codes_NB, n_bits),
         correlation_KK=correlation_KK,
@@ -328,7 +344,7 @@ def analyse(
         nearest=nearest,
         answers=ranking.answers(pairs[CODES], labels_Q, labels_N, results[CODES].scores.scored_Q),
         n_votes=n_votes,
-        suspects=labels.suspects(labels_Q, labels_N, [each.rows_QK[:, :n_votes] for each in nearest.values()]),
+        suspects=labels.suspects(labels_Q, labels_P, [each.rows_QK[:, :n_votes] for each in nearest.values()]),
         twins=twins.select(likest),
         twin_pixels_T=likeness_T[likest],
         curves=dict(
@@ -338,6 +354,11 @@ def analyse(
         conditions=conditions,
         picture_map=picture_map.lay_out(encodings.features_ND, query_rows_Q) if with_map else None,
     )
+
+
+def _rows_of_pictures(found: Nearest, gallery_rows_N: Integers) -> Nearest:
+    """The same neighbours by their rows among all pictures; what is missing stays -1."""
+    return Nearest(np.where(found.rows_QK >= 0, gallery_rows_N[found.rows_QK], -1), found.distances_QK)
 
 
 def _conditions(queries: PictureTable, gallery: PictureTable) -> dict[str, Conditions]:

@@ -13,10 +13,12 @@ from hashret.evaluation.compare import Result
 from hashret.evaluation.curves import HIT_RANKS, RankCurves
 from hashret.metrics import bootstrap_interval
 from hashret.report import charts, heat
+from hashret.report.analysis import Analysis
 from hashret.report.heat import HeatMap
-from hashret.report.page import fill, written
+from hashret.report.page import fill, found_by, written
 from hashret.report.ranking import Floats
 from hashret.report.text import readable
+from hashret.report.thumbnails import Thumbnails
 
 SCORES = ("map@all", "map@10", "hit@1", "hit@10")
 """What stands in the table first, in this order, where anybody has it."""
@@ -164,12 +166,22 @@ def settings_that_differ(sides: Sequence[Side]) -> list[tuple[str, list[str]]]:
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 
-def render_comparison(sides: Sequence[Side], compared: Compared) -> str:
-    """The HTML of a comparison, the same text for the same numbers."""
+def render_comparison(
+    sides: Sequence[Side],
+    compared: Compared,
+    looked_into: Sequence[tuple[str, Analysis]] = (),
+    examples: int = 0,
+) -> str:
+    """The HTML of a comparison, the same text for the same numbers.
+
+    looked_into: models, by name, whose answers are shown picture by picture, all on the same pictures; `examples`: how many
+    pictures each of their lists shows.
+    """
     entries = [entry for side in sides for entry in side.entries]
     had = dict.fromkeys(score for entry in entries for score in entry.per_query)
     columns = [*(score for score in SCORES if score in had), *(score for score in had if score not in SCORES)]
     kinds = list(dict.fromkeys(entry.kind for entry in entries))
+    thumbnails = Thumbnails(looked_into[0][1].pictures) if looked_into else None
     return fill(
         "comparison.html",
         names=[readable(side.name) for side in sides],
@@ -194,6 +206,17 @@ def render_comparison(sides: Sequence[Side], compared: Compared) -> str:
             }
             for table in compared.tables
         ],
+        looked_into=[
+            {
+                "name": readable(name),
+                "at": f"model-{number}-",
+                "of": f": {readable(name)}",
+                "found": found_by(analysis, thumbnails, examples),
+            }
+            for number, (name, analysis) in enumerate(looked_into, 1)
+            if thumbnails is not None
+        ],
+        left_out=0 if thumbnails is None else thumbnails.left_out,
     )
 
 

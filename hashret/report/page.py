@@ -56,10 +56,30 @@ class Row:
 
 def render(run: RunFacts, analysis: Analysis, examples: int) -> str:
     """The HTML of a report, the same text for the same numbers. `examples`: how many pictures each list shows, 0 for none."""
-    pictures = _Pictures(analysis)
-    sections = {
-        "panels": _panels(run),
-        "constants": [f"{readable(name)} {value:g}" for name, value in history.constants(run.history)],
+    thumbnails = Thumbnails(analysis.pictures)
+    return fill(
+        "page.html",
+        name=readable(run.name),
+        best_epoch=run.best_epoch,
+        sentences=[readable(sentence, 2000) for sentence in sentences(run, analysis)],
+        findings=[readable(sentence, 2000) for sentence in run.findings],
+        panels=_panels(run),
+        constants=[f"{readable(name)} {value:g}" for name, value in history.constants(run.history)],
+        found={**found_by(analysis, thumbnails, examples), "conditions": _conditions(analysis), "named": _named(run)},
+        at="",
+        of="",
+        settings=_settings(run),
+        left_out=thumbnails.left_out,
+    )
+
+
+def found_by(analysis: Analysis, thumbnails: Thumbnails, examples: int) -> dict[str, Any]:
+    """What found.html shows of a model: bits, scores, queries, classes, a map and doubted labels; no maps by view and light.
+
+    thumbnails: of the analysis' pictures; models on the same pictures can share them.
+    """
+    pictures = _Pictures(analysis, thumbnails)
+    return {
         "bits": _bits(analysis),
         "scores": _scores(analysis),
         "rank_curves": _rank_curves(analysis),
@@ -68,22 +88,12 @@ def render(run: RunFacts, analysis: Analysis, examples: int) -> str:
         "best": _ranked(analysis, pictures, analysis.best(examples // 2)),
         "confused": _confused(analysis, pictures, examples),
         "classes": _classes(analysis),
-        "conditions": _conditions(analysis),
+        "conditions": {},
         "map": _map(analysis),
         "suspects": _suspects(analysis, pictures, examples),
-        "named": _named(run),
+        "named": {"n": 0},
         "twins": _twins(analysis, pictures, examples),
-        "settings": _settings(run),
     }
-    return fill(
-        "page.html",
-        name=readable(run.name),
-        best_epoch=run.best_epoch,
-        sentences=[readable(sentence, 2000) for sentence in sentences(run, analysis)],
-        findings=[readable(sentence, 2000) for sentence in run.findings],
-        left_out=pictures.thumbnails.left_out,
-        **sections,
-    )
 
 
 def fill(template: str, **values: Any) -> str:
@@ -103,9 +113,9 @@ def fill(template: str, **values: Any) -> str:
 class _Pictures:
     """Makes what is shown of a picture."""
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, thumbnails: Thumbnails) -> None:
         self.analysis = analysis
-        self.thumbnails = Thumbnails(analysis.gallery)
+        self.thumbnails = thumbnails
 
     def query(self, query: int) -> Picture:
         """The picture that asks."""
@@ -129,7 +139,7 @@ class _Pictures:
         ):
             if row < 0:
                 break
-            label = int(self.analysis.labels_N[row])
+            label = int(self.analysis.labels_P[row])
             kind = (
                 "unknown" if label < 0 or not judged else "right" if label == self.analysis.labels_Q[query] else "wrong"
             )
@@ -142,9 +152,9 @@ class _Pictures:
         return shown
 
     def _picture(self, row: int, caption: list[str], kind: str) -> Picture:
-        gallery = self.analysis.gallery
+        pictures = self.analysis.pictures
         uri = self.thumbnails.uri(row)
-        return Picture(uri, caption, readable(gallery.labels[row]), readable(gallery.ids[row]), kind)
+        return Picture(uri, caption, readable(pictures.labels[row]), readable(pictures.ids[row]), kind)
 
 
 def _panels(run: RunFacts) -> list[dict[str, Any]]:
@@ -283,7 +293,7 @@ def _map(analysis: Analysis) -> dict[str, Any]:
             else "A map of the pictures is drawn with umap-learn, which is not installed: pip install 'hashret[umap]'"
         )
         return {"charts": [], "why_not": why_not}
-    labels_P, classes = analysis.labels_N[found.rows_P], analysis.classes
+    labels_P, classes = analysis.labels_P[found.rows_P], analysis.classes
     present = np.unique(labels_P)
     charts_of = [_map_chart("All classes", f"{counted(len(present), 'class', 'classes')}.", found, labels_P, classes)]
     if len(present) > MAP_CLASSES:
@@ -292,7 +302,7 @@ def _map(analysis: Analysis) -> dict[str, Any]:
         names = [classes[each] for each in drawn.tolist()]
         reading = f"{MAP_CLASSES} classes drawn at random; grey are all others."
         charts_of.append(_map_chart(f"{MAP_CLASSES} random classes", reading, found, groups_P, names))
-    splits_P = [analysis.gallery.splits[row] for row in found.rows_P.tolist()]
+    splits_P = [analysis.pictures.splits[row] for row in found.rows_P.tolist()]
     splits = sorted(set(splits_P) - {""})
     if len(splits) > 1:
         groups_P = np.array([splits.index(split) if split else -1 for split in splits_P])
@@ -369,8 +379,8 @@ def _suspects(analysis: Analysis, pictures: _Pictures, examples: int) -> dict[st
         row = int(analysis.query_rows_Q[query])
         says = readable(analysis.classes[label])
         entry = {
-            "id": readable(analysis.gallery.ids[row]),
-            "label": readable(analysis.gallery.labels[row]),
+            "id": readable(analysis.pictures.ids[row]),
+            "label": readable(analysis.pictures.labels[row]),
             "says": says,
             "confidence": confidence,
             "support": support,

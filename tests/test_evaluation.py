@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hashret.data.table import PictureTable
 from hashret.errors import UsageError
 from hashret.evaluation import compare as comparing
-from hashret.evaluation.compare import Representation, TwoStage, compare
+from hashret.evaluation.compare import Asymmetric, Representation, TwoStage, compare
 from hashret.evaluation.gallery import GalleryRule, gallery_rule, is_turntable, numbered
 
 
@@ -81,6 +81,9 @@ def assert_scores(
 
 
 def distance(each: Representation, q: int, n: int) -> float:
+    if isinstance(each, Asymmetric):
+        bits = np.unpackbits(each.gallery[n])[: each.code_size].tolist()
+        return -sum(logit if bit else -logit for logit, bit in zip(each.queries[q].tolist(), bits, strict=True))
     if each.code_size is None:
         return float(np.float32(1) - np.float32(sum(each.queries[q] * each.gallery[n])))
     return int(
@@ -109,6 +112,9 @@ def test_scores_equal_plain_loops_whatever_the_shapes_and_chunks(
     representations = [
         Representation("codes", few[rng.integers(0, 3, n_queries)], few[rng.integers(0, 3, n_gallery)], 16),
         Representation("vectors", exact[rng.integers(0, 3, n_queries)], exact[rng.integers(0, 3, n_gallery)]),
+        Asymmetric(
+            "logits", rng.integers(-2, 3, (n_queries, 16)).astype(np.float32), few[rng.integers(0, 3, n_gallery)], 16
+        ),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparing, "_PAIRS_AT_ONCE", pairs)

@@ -20,6 +20,7 @@ from hashret.data.turntable.generate import generate
 from hashret.protocols import parts as parts_of
 from hashret.protocols.cards import CARDS
 from hashret.protocols.result import read_result
+from hashret.protocols.rows import CONTROLS
 
 SMALL = [
     "--weights", "none", "--image-size", 32, "--epochs", 1, "--device", "cpu", "--workers", 0,
@@ -110,7 +111,7 @@ def test_a_protocol_end_to_end(
     assert document["data"]["complete"] is (False if card.sizes else None)
     assert ("The data are not the whole release" in out) == bool(card.sizes)
     kinds = {row["kind"] for row in document["rows"]}
-    assert {"features", "itq", "lsh", "frozen", "random", "codes", "two-stage"} == kinds
+    assert {"codes", "asymmetric", "features", "two-stage", *CONTROLS} == kinds
     for row in document["rows"]:
         for score in row["scores"].values():
             assert 0 <= score["worst"] <= score["expected"] + 1e-9 <= score["best"] + 2e-9 <= 1 + 3e-9

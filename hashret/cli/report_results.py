@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 KINDS = {
     "itq": "ITQ codes of the features",
+    "asymmetric": "codes, asked with logits",
+    "itq of the gallery": "ITQ codes fitted to the gallery",
     "lsh": "LSH codes of the features",
     "frozen": "features before training",
     "random": "random codes",

@@ -1,6 +1,6 @@
 """Representations of the same pictures, scored side by side under one rule.
 
-Shape suffixes: Q queries, N gallery pictures, B bytes of a code, D numbers of a feature vector.
+Shape suffixes: Q queries, N gallery pictures, K bits, B bytes of a code, D numbers of a feature vector.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hashret import hamming
 from hashret.data.table import PictureTable
 from hashret.errors import UsageError
 from hashret.evaluation.gallery import GalleryRule, numbered
+from hashret.hamming import asymmetric
 from hashret.metrics import Choices, RetrievalScores, bootstrap_interval, distance_histograms, retrieval_scores
 from hashret.metrics.scores import is_within_radius
 
@@ -84,6 +85,28 @@ class TwoStage(Representation):
     def distance_name(self) -> str:
         """The distance as signatures name it."""
         return f"hamming-{self.within}-then-cosine"
+
+
+@dataclass(frozen=True)
+class Asymmetric(Representation):
+    """Logits ask, codes are searched: `queries` are logits less their thresholds (Q, K), `gallery` codes of `code_size` bits.
+
+    The distance is the similarity of hashret.hamming.asymmetric, negated: `hashret query --metric asymmetric`.
+    """
+
+    def distances(self, rows: slice) -> NDArray[Any]:
+        """Distances (rows, N) of some queries."""
+        return -asymmetric.similarities(self.queries[rows], self.gallery)
+
+    @property
+    def is_of_codes(self) -> bool:
+        """Not codes alone."""
+        return False
+
+    @property
+    def distance_name(self) -> str:
+        """The distance as signatures name it."""
+        return "asymmetric"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What is scored side by side for each model: its codes and features, and what they have to beat.
 
-Beside a model's own rows: ITQ and LSH fitted to its features on the training pictures, the features its network had before it
-was trained, and random codes.
+Beside a model's own rows: ITQ and LSH fitted to its features on the training pictures, ITQ fitted to those of the searched
+pictures, the features its network had before it was trained, and random codes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hashret.codes import bytes_per_code
 from hashret.encoding import encode_table
-from hashret.evaluation.compare import Representation, TwoStage
+from hashret.evaluation.compare import Asymmetric, Representation, TwoStage
 from hashret.evaluation.controls import untrained_features
 from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
@@ -27,9 +27,9 @@ from hashret.training import posthoc
 from hashret.training.options import TrainingOptions
 from hashret.training.runs import RUN_FILE, Run
 
-CODES, FEATURES, TWO_STAGE = "codes", "features", "two-stage"
-ITQ, LSH, FROZEN, RANDOM = "itq", "lsh", "frozen", "random"
-CONTROLS = (ITQ, LSH, FROZEN, RANDOM)
+CODES, ASYMMETRIC, FEATURES, TWO_STAGE = "codes", "asymmetric", "features", "two-stage"
+ITQ, LSH, GALLERY_ITQ, FROZEN, RANDOM = "itq", "lsh", "itq of the gallery", "frozen", "random"
+CONTROLS = (ITQ, LSH, GALLERY_ITQ, FROZEN, RANDOM)
 SHORTLIST = 100
 """Codes that two-stage search ranks anew."""
 
@@ -68,11 +68,11 @@ def rows_of_model(
     encoded = encode_table(
         hasher,
         parts.table.select(everything),
-        what=("codes", "features"),
+        what=("codes", "features", "logits"),
         workers=workers,
         resume_folder=workplace,
     )
-    assert encoded.codes is not None and encoded.features is not None
+    assert encoded.codes is not None and encoded.features is not None and encoded.logits is not None
     queries, gallery, train = (
         np.searchsorted(everything, rows) for rows in (parts.queries, parts.gallery, parts.train)
     )
@@ -83,6 +83,10 @@ def rows_of_model(
     rows = []
     if of != FLOAT:
         rows.append(row(CODES, "codes", encoded.codes, hasher.code_size))
+        logits = encoded.logits if hasher.thresholds is None else encoded.logits - hasher.thresholds
+        title = f"{name}: codes, asked with logits"
+        asked = Asymmetric(title, logits[queries], encoded.codes[gallery], hasher.code_size)
+        rows.append(Row(name, ASYMMETRIC, asked))
     rows.append(row(FEATURES, f"features, {hasher.feature_size:,} numbers", encoded.features))
     if of != FLOAT:
         both = TwoStage(
@@ -96,12 +100,18 @@ def rows_of_model(
             within=SHORTLIST,
         )
         rows.append(Row(name, TWO_STAGE, both))
-    learnt = encoded.features[train]
     for bits in code_sizes if of == FLOAT else (hasher.code_size,):
-        principal = posthoc.principal_components(learnt, bits)
-        heads = {ITQ: posthoc.itq(principal, bits), LSH: posthoc.lsh(principal, bits)}
-        for kind, head in heads.items():
-            rows.append(row(kind, f"{kind.upper()}, {bits} bits", codes_of([head], encoded.features)[0], bits))
+        learnt, searched = (
+            posthoc.principal_components(encoded.features[of_part], bits) for of_part in (train, gallery)
+        )
+        # The third is what `hashret index` fits to a folder: no label is needed, and no picture is held back.
+        heads = {
+            (ITQ, "ITQ"): posthoc.itq(learnt, bits),
+            (LSH, "LSH"): posthoc.lsh(learnt, bits),
+            (GALLERY_ITQ, "ITQ of the searched pictures"): posthoc.itq(searched, bits),
+        }
+        for (kind, title), head in heads.items():
+            rows.append(row(kind, f"{title}, {bits} bits", codes_of([head], encoded.features)[0], bits))
     return rows
 
 

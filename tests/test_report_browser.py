@@ -126,9 +126,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("comparison") / "compare.html"
+    """Sides with hostile names, and two models that are looked into."""
+    folder = tmp_path_factory.mktemp("comparison")
+    file = folder / "compare.html"
+    looked_into = [
+        (name, analysed(*made(folder, [f"c{i % 4}" for i in range(24)], seed=i))) for i, name in enumerate(HOSTILE[:2])
+    ]
     sides = [Side(name, {"lr": i}, [entry(name, [0.1 * i, 0.3], bits=2 ** (i + 3))]) for i, name in enumerate(HOSTILE)]
-    file.write_text(render_comparison(sides, Compared(["said"], ["warned"])), "utf-8", errors="backslashreplace")
+    html = render_comparison(sides, Compared(["said"], ["warned"]), looked_into, 4)
+    file.write_text(html, "utf-8", errors="backslashreplace")
     return file
 
 
@@ -142,6 +148,13 @@ def test_nothing_fails_is_fetched_or_sticks_out(which: str, browser: Browser, re
     if "phone" in request.node.name:
         assert widths[1] == 390
     assert browser.run("return [...document.images].every(each => each.complete && each.naturalWidth > 0)")
+    twice = """
+        const ids = [...document.querySelectorAll('[id]')].map(each => each.id);
+        const to = [...document.querySelectorAll('nav a')].map(each => each.hash.slice(1));
+        return [ids.filter((each, i) => ids.indexOf(each) < i), to.filter(each => !ids.includes(each)), to.length];
+    """
+    repeated, nowhere, n_links = browser.run(twice)
+    assert (repeated, nowhere) == ([], []) and n_links >= 3
     assert browser.complaints() == []
     assert browser.fetched(file) == [file.as_uri()]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from hashret.cli import main
 from hashret.data import PictureTable, open_source
@@ -113,6 +113,38 @@ def test_near_duplicates_are_found_and_others_are_not(tmp_path: Path) -> None:
         rows.append((f"{i}.jpg", "x", "test"))
     pairs = {problem.ids for problem in check(table_of(tmp_path, rows)) if problem.severity == "warning"}
     assert pairs == {(f"{i}.jpg", f"{i}.png") for i in range(60)}
+
+
+def test_mirrored_copies_are_found(tmp_path: Path) -> None:
+    rows = []
+    for i in range(60):
+        picture = scene(i, (93, 71))  # no multiple of what the thumbnails have
+        picture.save(tmp_path / f"{i}.png")
+        rows.append((f"{i}.png", "x", "train"))
+        mirrored = ImageOps.mirror(picture)
+        name = f"{i}m.png" if i % 2 else f"{i}m.jpg"
+        mirrored.save(tmp_path / name, **({} if i % 2 else {"quality": 50}))
+        rows.append((name, "x", "test"))
+    problems = check(table_of(tmp_path, rows))
+    assert found(problems) == [
+        ("warning", "near-duplicate in two splits", (name, f"{name.partition('m')[0]}.png"))
+        for name, _, split in rows
+        if split == "test"
+    ]
+    assert problems[0].message == "0m.jpg (test) looks nearly the same as 0.png (train), mirrored"
+
+
+def test_a_copy_of_a_symmetric_picture_is_not_called_mirrored(tmp_path: Path) -> None:
+    half = np.asarray(scene(1, (48, 72)))
+    symmetric = Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1))
+    symmetric.save(tmp_path / "a.png")
+    symmetric.save(tmp_path / "b.jpg", quality=60)
+    (problem,) = check(table_of(tmp_path, [("a.png", "x", "train"), ("b.jpg", "x", "test")]))
+    assert problem.message == "b.jpg (test) looks nearly the same as a.png (train)"
+    # Its own mirrored picture has the very same pixels: one problem, not two.
+    ImageOps.mirror(symmetric).save(tmp_path / "c.png")
+    (problem,) = check(table_of(tmp_path, [("a.png", "x", "train"), ("c.png", "x", "test")]))
+    assert problem.kind == "same picture in two splits"
 
 
 def test_all_alike_pictures_do_not_explode(tmp_path: Path) -> None:

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_pictures
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hashret.data.table import PictureTable
 from hashret.errors import DataError, UsageError
+from hashret.evaluation.gallery import GalleryRule
 from hashret.protocols import parts as parts_of
 from hashret.protocols.card import FLOAT, HASH, Card, Size
 from hashret.protocols.cards import CARDS, find_card
 from hashret.protocols.models import recipes_of
-from hashret.protocols.parts import complete, find_leaks, read_parts
+from hashret.protocols.parts import Leaks, complete, find_leaks, read_parts
 from hashret.protocols.ranking import rank
-from hashret.protocols.result import PER_QUERY_FILE, RESULT_FILE, read_result
+from hashret.protocols.result import PER_QUERY_FILE, RESULT_FILE, leak_caveats, read_result
 from hashret.protocols.rows import CONTROLS
 from hashret.training.options import TrainingOptions
 
@@ -31,6 +32,7 @@ SMALL = [
     "--cache", "off", "--weights", "none",
 ]  # fmt: skip
 UNSEEN = find_card("cars-unseen")
+NONE_FOUND = Leaks(0, 0, 0, 0, 0, [], [], [])
 
 
 def table_of(splits: str, labels: str, **attributes: list[str]) -> PictureTable:
@@ -207,17 +209,98 @@ def test_leaks_are_counted_and_missing_pictures_stop(tmp_path: Path) -> None:
     make_pictures(tmp_path / "set" / "train", classes=2, pictures=3)
     make_pictures(tmp_path / "set" / "test", classes=2, pictures=3, first=2)
     card = dataclasses.replace(UNSEEN, prepared="")
-    assert find_leaks(read_parts(card, str(tmp_path / "set"))).as_dict() == {"same": 0, "near": 0, "examples": []}
+    rule = GalleryRule("self")
+    assert find_leaks(card, read_parts(card, str(tmp_path / "set")), rule) == NONE_FOUND
     shutil.copy(tmp_path / "set/train/class00/00.png", tmp_path / "set/test/class02/same.png")
     noisy = np.asarray(Image.open(tmp_path / "set/train/class01/01.png")).astype(int) + 2
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "set/test/class02/near.png")
-    leaks = find_leaks(read_parts(card, str(tmp_path / "set")))
+    leaks = find_leaks(card, read_parts(card, str(tmp_path / "set")), rule)
     assert (leaks.same, leaks.near) == (1, 1)
     assert "exactly the same picture is in 2 splits" in leaks.examples[0]
     assert "nearly the same" in leaks.examples[1]
     (tmp_path / "set/test/class02/00.png").write_bytes(b"")
     with pytest.raises(DataError, match="a protocol leaves no picture out: complete the data"):
-        find_leaks(read_parts(card, str(tmp_path / "set")))
+        find_leaks(card, read_parts(card, str(tmp_path / "set")), rule)
+
+
+def scene(seed: int) -> Image.Image:
+    """A smooth random picture: as unlike another as two photos are."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((96, 72), Image.Resampling.BICUBIC)
+
+
+def with_pictures(table: PictureTable, scenes: list[int | str], folder: Path) -> PictureTable:
+    """The table with pictures: scene n, "n~" as a worse JPEG, "n|" mirrored."""
+    folder.mkdir(exist_ok=True)
+    for row, of in enumerate(scenes):
+        picture = scene(int(str(of).rstrip("~|")))
+        if str(of).endswith("|"):
+            picture = ImageOps.mirror(picture)
+        table.paths[row] = str(folder / f"{row}.{'jpg' if str(of).endswith('~') else 'png'}")
+        picture.save(table.paths[row], **({"quality": 60} if str(of).endswith("~") else {}))
+    return table
+
+
+def test_copies_within_the_split_that_asks_itself_are_counted(tmp_path: Path) -> None:
+    card = dataclasses.replace(UNSEEN, prepared="")
+    # Of class b: the same twice, two near ones of a third, one of them mirrored; of class c one that is also there as d.
+    table = with_pictures(
+        table_of("ttxxxxxxxxxx", "aabbbbbbccdb"), [0, 0, 1, 1, 2, "2~", 3, "3|", 4, 5, 4, 6], tmp_path / "set"
+    )
+    found = find_leaks(card, read(card, table, tmp_path), GalleryRule("self"))
+    assert (found.same, found.near, found.within_same, found.within_near, found.other_class) == (0, 0, 2, 4, 2)
+    assert found.within_examples == [
+        "p02 has exactly the pixels of p03",
+        "p03 has exactly the pixels of p02",
+        "p04 looks nearly the same as p05",
+        "p05 looks nearly the same as p04",
+        "p06 looks nearly the same as p07, mirrored",
+        "p07 looks nearly the same as p06, mirrored",
+    ]
+    assert found.other_class_examples[0] == "p08 (c) has exactly the pixels of p10 (d)"
+    for sentence, count in zip(leak_caveats(found.as_dict()), ("2 queries", "2 pictures"), strict=True):
+        assert count in sentence
+    # Who asks another split does not find them, and what is learnt from may hold pictures twice.
+    apart = dataclasses.replace(card, gallery=("train",))
+    elsewhere = find_leaks(apart, read(apart, table, tmp_path), GalleryRule("self"))
+    assert (elsewhere.within_same, elsewhere.within_near, elsewhere.other_class) == (0, 0, 2)
+
+
+def test_copies_of_other_classes_in_part_are_right_where_one_class_is_shared(tmp_path: Path) -> None:
+    card = dataclasses.replace(CARDS["multi-label"], queries=("query",), gallery=("query",))
+    table = table_of("tqqqq", "-----")
+    table.labels[:] = ["a", "a;b", "b", "c", "c;d"]
+    found = find_leaks(
+        card, read(card, with_pictures(table, [0, 1, 1, 1, 2], tmp_path / "set"), tmp_path), GalleryRule("self")
+    )
+    assert (found.within_same, found.within_near, found.other_class) == (2, 0, 3)
+
+
+def test_copies_that_the_rule_leaves_out_of_the_gallery_do_not_count(tmp_path: Path) -> None:
+    card = dataclasses.replace(CARDS["car-retrieval"], recipes={})
+    same = {"body": "b", "generation": "1", "colour": "red"}
+    columns = {name: [value] * 6 for name, value in same.items()}
+    # Copies at a turn of 15 degrees leave, those at 90 degrees and at another time stay.
+    columns |= {"time": ["noon"] * 5 + ["night"], "view": ["0", "0", "0", "15", "90", "0"]}
+    for scenes, expected in (([0, 1, 2, 2, 3, 4], 0), ([0, 1, 2, 3, 2, 4], 2), ([0, 1, 2, "2~", 3, "2|"], 3)):
+        table = with_pictures(table_of("ttxxxx", "aabbbb", **columns), list(scenes), tmp_path / "set")
+        parts = read(card, table, tmp_path)
+        found = find_leaks(card, parts, GalleryRule("turntable"))
+        assert found.within_same + found.within_near == expected
+        everything = find_leaks(card, parts, GalleryRule("self"))
+        assert everything.within_same + everything.within_near == max(expected, 2)
+
+
+def test_many_pictures_that_are_all_alike_are_counted_in_no_time(tmp_path: Path) -> None:
+    Image.new("L", (16, 16), 200).save(tmp_path / "a.png")
+    Image.new("L", (16, 16), 201).save(tmp_path / "b.png")
+    table = table_of("tt" + "x" * 600, "aa" + "bc" * 300)
+    table.ids[:] = [f"p{i:03d}" for i in range(602)]
+    table.paths[:] = [str(tmp_path / ("b.png" if i == 601 else "a.png")) for i in range(602)]
+    card = dataclasses.replace(UNSEEN, prepared="")
+    found = find_leaks(card, read(card, table, tmp_path), GalleryRule("self"))
+    assert (found.within_same, found.within_near, found.other_class) == (599, 1, 601)
+    assert max(map(len, (found.examples, found.within_examples, found.other_class_examples))) == parts_of.SHOWN_LEAKS
 
 
 # ---- results --------------------------------------------------------------------------------------------------------
@@ -239,7 +322,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_result_says_what_was_done(result: Path) -> None:
     document = read_result(result).document
     assert document["protocol"] == UNSEEN.as_dict() and document["protocol_hash"] == UNSEEN.hash
-    assert document["leaks"] == {"same": 0, "near": 0, "examples": []}
+    assert document["leaks"] == NONE_FOUND.as_dict()
     assert document["data"]["queries_scored"] == document["data"]["gallery"] == 18
     assert document["data"]["queries_of_seen_classes"] == 0
     (model,) = document["models"]
@@ -657,13 +740,22 @@ def test_results_of_one_name_are_told_apart(result: Path, hashret: Callable, tmp
 
 
 def test_a_ranking_says_what_is_to_be_known_of_each_result(result: Path, hashret: Callable, tmp_path: Path) -> None:
-    other = spoil(result, tmp_path / "other", lambda d: d.update(leaks={"same": 2, "near": 1, "examples": ["a is b"]}))
+    other = spoil(result, tmp_path / "other", lambda d: d["leaks"].update(same=2, near=1, examples=["a is b"]))
     status, out, err = hashret("compare", result, other)
     assert status == 0, err
     assert "other: Leaks: 2 pictures in two splits, 1 more nearly: a is b" in out and "one: Leaks" not in out
     assert "one: hash 16 bits: not the card's recipe" in out
     status, out, err = hashret("compare", result, other, "--json")
     assert [len(each) for each in json.loads(out)["caveats"].values()] == [1, 2]
+
+
+def test_results_of_before_copies_within_a_split_were_counted_are_read(
+    result: Path, hashret: Callable, tmp_path: Path
+) -> None:
+    other = spoil(result, tmp_path / "other", lambda d: d.update(leaks={"same": 0, "near": 0, "examples": []}))
+    status, out, err = hashret("compare", result, other)
+    assert status == 0, err
+    assert "other: Nobody looked for pictures that are twice in one split" in out and "one: Nobody" not in out
 
 
 def test_results_by_other_rules_are_not_ranked(result: Path, hashret: Callable, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import combinations, islice
@@ -68,7 +68,7 @@ class Problem:
 
 
 @dataclass
-class _Looks:
+class Looks:
     """What is kept of each readable picture: row, digest of its pixels, thumbnail, difference hash as it is and mirrored."""
 
     rows: npt.NDArray[np.int64]
@@ -86,7 +86,7 @@ class _Looks:
 
 @dataclass(frozen=True)
 class _Look:
-    """What is kept of one picture, as in _Looks."""
+    """What is kept of one picture, as in Looks."""
 
     digest: bytes
     thumb_D: npt.NDArray[np.uint8]
@@ -102,9 +102,9 @@ def check(table: PictureTable, *, threads: int | None = None, progress: bool = T
     decoded once, on `threads` threads (default: one a core).
     """
     problems = [*_duplicate_ids(table)]
-    looks, unreadable = _look_at_all(table, threads or os.cpu_count() or 1, progress)
-    problems = [*unreadable, *problems, *_same_in_two_splits(table, looks), *_single_labels(table)]
-    problems += _near_in_two_splits(table, looks)
+    looks, unreadable = look_at_all(table, threads=threads, progress=progress)
+    problems = [*unreadable, *problems, *same_in_two_splits(table, looks), *_single_labels(table)]
+    problems += near_in_two_splits(table, looks)
     return problems
 
 
@@ -123,7 +123,10 @@ def _single_labels(table: PictureTable) -> Iterator[Problem]:
             )
 
 
-def _look_at_all(table: PictureTable, threads: int, progress: bool) -> tuple[_Looks, list[Problem]]:
+def look_at_all(
+    table: PictureTable, *, threads: int | None = None, progress: bool = True
+) -> tuple[Looks, list[Problem]]:
+    """What is kept of the pictures that can be read, and a problem for each of the others; threads and progress as in `check`."""
     rows: list[int] = []
     looks: list[_Look] = []
     problems = []
@@ -133,7 +136,7 @@ def _look_at_all(table: PictureTable, threads: int, progress: bool) -> tuple[_Lo
 
     bar = tqdm(total=len(table), desc="checking", unit="pic", delay=2, disable=None if progress else True)
     every_row = iter(range(len(table)))
-    with ThreadPoolExecutor(threads) as pool, bar:
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool, bar:
         # In batches: a pool takes in all its work at once, which for a million pictures is a million waiting tasks.
         while batch := list(islice(every_row, _BATCH)):
             for row, seen in zip(batch, pool.map(look, batch), strict=True):
@@ -143,7 +146,7 @@ def _look_at_all(table: PictureTable, threads: int, progress: bool) -> tuple[_Lo
                     rows.append(row)
                     looks.append(seen)
             bar.update(len(batch))
-    kept = _Looks(
+    kept = Looks(
         np.array(rows, dtype=np.int64),
         [each.digest for each in looks],
         np.array([each.thumb_D for each in looks], dtype=np.uint8).reshape(-1, _THUMB * _THUMB),
@@ -173,12 +176,17 @@ def _look(table: PictureTable, row: int) -> _Look | Problem:
     return _Look(digest.digest(), thumb.reshape(-1), as_it_is, mirrored)
 
 
-def _same_in_two_splits(table: PictureTable, looks: _Looks) -> Iterator[Problem]:
-    """One problem for each picture that other splits hold as well."""
+def same_pixels(looks: Looks) -> list[list[int]]:
+    """Rows of the table that hold one picture, pixel for pixel: each group of two or more, by its first row."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for row, digest in zip(looks.rows.tolist(), looks.digests, strict=True):
         groups[digest].append(row)
-    for rows in groups.values():
+    return [rows for rows in groups.values() if len(rows) > 1]
+
+
+def same_in_two_splits(table: PictureTable, looks: Looks) -> Iterator[Problem]:
+    """One problem for each picture that other splits hold as well."""
+    for rows in same_pixels(looks):
         first: dict[str, int] = {}
         for row in rows:
             if table.splits[row]:
@@ -195,11 +203,12 @@ def _same_in_two_splits(table: PictureTable, looks: _Looks) -> Iterator[Problem]
             )
 
 
-def _near_in_two_splits(table: PictureTable, looks: _Looks) -> Iterator[Problem]:
+def near_in_two_splits(table: PictureTable, looks: Looks) -> Iterator[Problem]:
+    """One problem for each picture of the smaller split that looks nearly the same as one of the other."""
     splits = np.array([table.splits[row] for row in looks.rows], dtype=object)
     members = {split: np.flatnonzero(splits == split) for split in sorted(set(splits.tolist()) - {""})}
     for one, other in combinations(sorted(members, key=lambda split: (len(members[split]), split)), 2):
-        for query, match, mirrored, count in _near(looks, members[one], members[other]):
+        for query, match, mirrored, count in near_duplicates(looks, members[one], members[other]):
             row, nearest = int(looks.rows[query]), int(looks.rows[match])
             how = ", mirrored" if mirrored else ""
             more = f" and {count - 1} more" if count > 1 else ""
@@ -211,12 +220,16 @@ def _near_in_two_splits(table: PictureTable, looks: _Looks) -> Iterator[Problem]
             )
 
 
-def _near(
-    looks: _Looks, queries: npt.NDArray[np.int64], gallery: npt.NDArray[np.int64]
+def near_duplicates(
+    looks: Looks,
+    queries: npt.NDArray[np.int64],
+    gallery: npt.NDArray[np.int64],
+    counts: Callable[[int], npt.NDArray[np.bool_]] | None = None,
 ) -> Iterator[tuple[int, int, bool, int]]:
     """(query, its closest near-duplicate, whether mirrored, how many it has), places in `looks`; the same pixels do not count.
 
-    One that is near as it is, as pictures of symmetric things are both ways, is not called mirrored.
+    One that is near as it is, as pictures of symmetric things are both ways, is not called mirrored. counts: from a number in
+    `queries` to bool (len(gallery),), which pictures of the gallery count for that query; all, where it is left out.
     """
     # Equal hashes are searched once: plain or line drawings share a few of them by the thousand.
     asked = np.concatenate([looks.hashes_NB[queries], looks.mirrored_NB[queries]])
@@ -226,14 +239,25 @@ def _near(
     starts = np.searchsorted(gallery_group.reshape(-1)[by_group], np.arange(len(gallery_hashes) + 1))
     offsets, _, found = search_radius(gallery_hashes, query_hashes, NEAR_RADIUS, code_size=64)
     groups = query_group.reshape(2, -1).T.tolist()
-    for query, both in zip(queries.tolist(), groups, strict=True):
+
+    def candidates_of(number: int, group: int) -> npt.NDArray[np.int64]:
+        matched = found[offsets[group] : offsets[group + 1]]  # nearest first
+        if counts is None:
+            matched = matched[:_CANDIDATES]
+        members = [by_group[starts[near] : starts[near + 1]] for near in matched.tolist()]
+        if counts is not None:
+            members = [each[gallery[each] != queries[number]] for each in members]
+            if any(len(each) for each in members):  # few pictures have others as near as this
+                counted_N = counts(number)
+                members = [each[counted_N[each]] for each in members]
+        first = np.concatenate([by_group[:0], *(each[:_CANDIDATES] for each in members)])[:_CANDIDATES]
+        candidates: npt.NDArray[np.int64] = gallery[first]
+        return candidates
+
+    for number, (query, both) in enumerate(zip(queries.tolist(), groups, strict=True)):
         likeness: dict[int, tuple[float, bool]] = {}
         for mirrored, group in zip((False, True), both, strict=True):
-            matched = found[offsets[group] : offsets[group + 1]]  # nearest first
-            if not len(matched):
-                continue
-            pieces = [by_group[starts[near] : starts[near + 1]][:_CANDIDATES] for near in matched[:_CANDIDATES]]
-            candidates = gallery[np.concatenate(pieces)[:_CANDIDATES]]
+            candidates = candidates_of(number, group)
             alike = _correlation(looks.thumb(query, mirrored), looks.thumbs_ND[candidates])
             for candidate, value in zip(candidates.tolist(), alike.tolist(), strict=True):
                 if value >= NEAR_CORRELATION and looks.digests[candidate] != looks.digests[query]:

@@ -184,11 +184,9 @@ def caveats(document: dict[str, Any]) -> list[str]:
     sentences = []
     leaks, data = document["leaks"], document["data"]
     if leaks is None:
-        sentences.append("Nobody looked for pictures in two splits (--leaks off).")
-    elif leaks["same"] or leaks["near"]:
-        sentences.append(
-            f"Leaks: {leaks['same']:,} pictures in two splits, {leaks['near']:,} more nearly: {leaks['examples'][0]}"
-        )
+        sentences.append("Nobody looked for pictures in two splits, or twice in one (--leaks off).")
+    else:
+        sentences += leak_caveats(leaks)
     if data["complete"] is False:
         have = ", ".join(f"{split} {size['pictures']:,} of {size['classes']}" for split, size in data["splits"].items())
         sentences.append(
@@ -205,4 +203,29 @@ def caveats(document: dict[str, Any]) -> list[str]:
         if model["changed"]:
             changed = ", ".join(f"{name} {value}" for name, value in model["changed"].items())
             sentences.append(f"{model['name']}: not the card's recipe, changed: {changed}.")
+    return sentences
+
+
+def leak_caveats(leaks: Mapping[str, Any]) -> list[str]:
+    """A sentence for each sort of copies that were found. Results of before copies within a split were counted say so."""
+    sentences = []
+    if leaks["same"] or leaks["near"]:
+        sentences.append(
+            f"Leaks: {leaks['same']:,} pictures in two splits, {leaks['near']:,} more nearly: {leaks['examples'][0]}"
+        )
+    if "within_same" not in leaks:
+        return [
+            *sentences,
+            "Nobody looked for pictures that are twice in one split: an older hashret made this result.",
+        ]
+    if leaks["within_same"] or leaks["within_near"]:
+        sentences.append(
+            f"Copies: {leaks['within_same']:,} queries find exactly the same picture in their own split, "
+            f"{leaks['within_near']:,} more nearly the same, which flatters the scores: {leaks['within_examples'][0]}"
+        )
+    if leaks["other_class"]:
+        sentences.append(
+            f"Labels: {leaks['other_class']:,} pictures are also there as another class, so some labels are wrong: "
+            f"{leaks['other_class_examples'][0]}"
+        )
     return sentences

@@ -33,7 +33,7 @@ from hashret.protocols.card import FLOAT, HASH, Card, StandIn
 from hashret.protocols.parts import Leaks, Parts, check_answers, find_leaks, read_parts
 from hashret.protocols.product_search import check_installed, product_beside_exact
 from hashret.protocols.rejection import rejection
-from hashret.protocols.result import RESULT_FILE, document_of, write_result
+from hashret.protocols.result import RESULT_FILE, document_of, leak_caveats, write_result
 from hashret.training.options import TrainingOptions
 
 PICTURES = "pictures.csv"
@@ -117,7 +117,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         folder = out / MODELS / f"{recipe.name.replace(' ', '')}_seed{recipe.options.seed}"
         models.check_same(recipe, asked, folder)
         trainings[folder] = recipe
-    leaks = _leaks(parts) if request.leaks else None
+    leaks = _leaks(card, parts, rule) if request.leaks else None
     out.mkdir(parents=True, exist_ok=True)
     try:
         parts.table.write_csv(pictures)
@@ -190,14 +190,13 @@ def _drawn(stand_in: StandIn, folder: Path) -> Path:
     ).parent
 
 
-def _leaks(parts: Parts) -> Leaks:
-    leaks = find_leaks(parts)
-    if leaks.same or leaks.near:
-        _log.warning(
-            "%d pictures are in two splits, %d more nearly; the first: %s", leaks.same, leaks.near, leaks.examples[0]
-        )
-    else:
-        _log.info("no picture is in two splits, not even nearly")
+def _leaks(card: Card, parts: Parts, rule: GalleryRule) -> Leaks:
+    leaks = find_leaks(card, parts, rule)
+    sentences = leak_caveats(leaks.as_dict())
+    for sentence in sentences:
+        _log.warning("%s", sentence)
+    if not sentences:
+        _log.info("no picture is in two splits or finds a copy of itself, not even nearly")
     return leaks
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hashret.protocols import parts as parts_of
 from hashret.protocols.card import FLOAT, HASH, Card, Size
 from hashret.protocols.cards import CARDS, find_card
 from hashret.protocols.models import recipes_of
-from hashret.protocols.parts import Leaks, complete, find_leaks, read_parts
+from hashret.protocols.parts import Leaks, complete, find_leaks, look_at, pictures_hash, read_parts
 from hashret.protocols.ranking import rank
 from hashret.protocols.result import PER_QUERY_FILE, RESULT_FILE, leak_caveats, read_result
 from hashret.protocols.rows import CONTROLS
@@ -205,22 +206,26 @@ def test_whole_releases_are_told_from_others(tmp_path: Path) -> None:
     assert complete(dataclasses.replace(UNSEEN, sizes={"train": Size(1, 3)}), found) is False
 
 
+def leaks_of(card: Card, parts: parts_of.Parts, rule: GalleryRule) -> Leaks:
+    return find_leaks(card, parts, rule, look_at(parts))
+
+
 def test_leaks_are_counted_and_missing_pictures_stop(tmp_path: Path) -> None:
     make_pictures(tmp_path / "set" / "train", classes=2, pictures=3)
     make_pictures(tmp_path / "set" / "test", classes=2, pictures=3, first=2)
     card = dataclasses.replace(UNSEEN, prepared="")
     rule = GalleryRule("self")
-    assert find_leaks(card, read_parts(card, str(tmp_path / "set")), rule) == NONE_FOUND
+    assert leaks_of(card, read_parts(card, str(tmp_path / "set")), rule) == NONE_FOUND
     shutil.copy(tmp_path / "set/train/class00/00.png", tmp_path / "set/test/class02/same.png")
     noisy = np.asarray(Image.open(tmp_path / "set/train/class01/01.png")).astype(int) + 2
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "set/test/class02/near.png")
-    leaks = find_leaks(card, read_parts(card, str(tmp_path / "set")), rule)
+    leaks = leaks_of(card, read_parts(card, str(tmp_path / "set")), rule)
     assert (leaks.same, leaks.near) == (1, 1)
     assert "exactly the same picture is in 2 splits" in leaks.examples[0]
     assert "nearly the same" in leaks.examples[1]
     (tmp_path / "set/test/class02/00.png").write_bytes(b"")
     with pytest.raises(DataError, match="a protocol leaves no picture out: complete the data"):
-        find_leaks(card, read_parts(card, str(tmp_path / "set")), rule)
+        leaks_of(card, read_parts(card, str(tmp_path / "set")), rule)
 
 
 def scene(seed: int) -> Image.Image:
@@ -247,7 +252,7 @@ def test_copies_within_the_split_that_asks_itself_are_counted(tmp_path: Path) ->
     table = with_pictures(
         table_of("ttxxxxxxxxxx", "aabbbbbbccdb"), [0, 0, 1, 1, 2, "2~", 3, "3|", 4, 5, 4, 6], tmp_path / "set"
     )
-    found = find_leaks(card, read(card, table, tmp_path), GalleryRule("self"))
+    found = leaks_of(card, read(card, table, tmp_path), GalleryRule("self"))
     assert (found.same, found.near, found.within_same, found.within_near, found.other_class) == (0, 0, 2, 4, 2)
     assert found.within_examples == [
         "p02 has exactly the pixels of p03",
@@ -262,7 +267,7 @@ def test_copies_within_the_split_that_asks_itself_are_counted(tmp_path: Path) ->
         assert count in sentence
     # Who asks another split does not find them, and what is learnt from may hold pictures twice.
     apart = dataclasses.replace(card, gallery=("train",))
-    elsewhere = find_leaks(apart, read(apart, table, tmp_path), GalleryRule("self"))
+    elsewhere = leaks_of(apart, read(apart, table, tmp_path), GalleryRule("self"))
     assert (elsewhere.within_same, elsewhere.within_near, elsewhere.other_class) == (0, 0, 2)
 
 
@@ -270,7 +275,7 @@ def test_copies_of_other_classes_in_part_are_right_where_one_class_is_shared(tmp
     card = dataclasses.replace(CARDS["multi-label"], queries=("query",), gallery=("query",))
     table = table_of("tqqqq", "-----")
     table.labels[:] = ["a", "a;b", "b", "c", "c;d"]
-    found = find_leaks(
+    found = leaks_of(
         card, read(card, with_pictures(table, [0, 1, 1, 1, 2], tmp_path / "set"), tmp_path), GalleryRule("self")
     )
     assert (found.within_same, found.within_near, found.other_class) == (2, 0, 3)
@@ -285,10 +290,34 @@ def test_copies_that_the_rule_leaves_out_of_the_gallery_do_not_count(tmp_path: P
     for scenes, expected in (([0, 1, 2, 2, 3, 4], 0), ([0, 1, 2, 3, 2, 4], 2), ([0, 1, 2, "2~", 3, "2|"], 3)):
         table = with_pictures(table_of("ttxxxx", "aabbbb", **columns), list(scenes), tmp_path / "set")
         parts = read(card, table, tmp_path)
-        found = find_leaks(card, parts, GalleryRule("turntable"))
+        found = leaks_of(card, parts, GalleryRule("turntable"))
         assert found.within_same + found.within_near == expected
-        everything = find_leaks(card, parts, GalleryRule("self"))
+        everything = leaks_of(card, parts, GalleryRule("self"))
         assert everything.within_same + everything.within_near == max(expected, 2)
+
+
+def test_the_hash_of_the_pictures_is_of_ids_files_and_boxes(tmp_path: Path) -> None:
+    card = dataclasses.replace(UNSEEN, prepared="")
+    boxes = {"x1": ["0"] * 4, "y1": ["0"] * 4, "x2": ["40"] * 4, "y2": ["40"] * 4}
+
+    def hashed(table: PictureTable) -> str:
+        parts = read(card, table, tmp_path)
+        return pictures_hash(parts, look_at(parts))
+
+    table = with_pictures(table_of("ttxx", "aabb", **boxes), [0, 1, 2, 3], tmp_path / "set")
+    first = hashed(table)
+    assert hashed(table.select([3, 1, 0, 2])) == first
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in table.paths:
+            file.write(path, Path(path).name)
+    zipped = dataclasses.replace(table, paths=[f"{archive}::{Path(path).name}" for path in table.paths])
+    assert hashed(zipped) == first
+    smaller = dataclasses.replace(table, attributes={**boxes, "x2": ["40", "40", "40", "39"]})
+    swapped = dataclasses.replace(table, paths=[table.paths[i] for i in (1, 0, 2, 3)])
+    assert len({first, hashed(smaller), hashed(swapped)}) == 3
+    with_pictures(table, [0, 1, 2, 4], tmp_path / "set")
+    assert hashed(table) != first
 
 
 def test_many_pictures_that_are_all_alike_are_counted_in_no_time(tmp_path: Path) -> None:
@@ -298,7 +327,7 @@ def test_many_pictures_that_are_all_alike_are_counted_in_no_time(tmp_path: Path)
     table.ids[:] = [f"p{i:03d}" for i in range(602)]
     table.paths[:] = [str(tmp_path / ("b.png" if i == 601 else "a.png")) for i in range(602)]
     card = dataclasses.replace(UNSEEN, prepared="")
-    found = find_leaks(card, read(card, table, tmp_path), GalleryRule("self"))
+    found = leaks_of(card, read(card, table, tmp_path), GalleryRule("self"))
     assert (found.within_same, found.within_near, found.other_class) == (599, 1, 601)
     assert max(map(len, (found.examples, found.within_examples, found.other_class_examples))) == parts_of.SHOWN_LEAKS
 
@@ -466,6 +495,7 @@ def test_ranking_is_by_paired_differences(result: Path, hashret: Callable) -> No
         (lambda d: d.update(protocol_hash="0" * 16), "scores of different protocols cannot be ranked"),
         (lambda d: d["protocol"].update(name="cub-unseen"), "scores of different protocols cannot be ranked"),
         (lambda d: d.update(splits_hash="0" * 16), "of other pictures, labels or splits; run both on the same data"),
+        (lambda d: d.update(pictures_hash="0" * 16), "but the files of the pictures differ; run both on one copy"),
     ],
 )
 def test_results_of_different_cards_are_not_ranked(
@@ -747,6 +777,20 @@ def test_a_ranking_says_what_is_to_be_known_of_each_result(result: Path, hashret
     assert "one: hash 16 bits: not the card's recipe" in out
     status, out, err = hashret("compare", result, other, "--json")
     assert [len(each) for each in json.loads(out)["caveats"].values()] == [1, 2]
+
+
+def test_results_that_do_not_know_their_files_rank_and_say_so(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    assert len(read_result(result).document["pictures_hash"]) == 16
+    unknown = spoil(result, tmp_path / "unknown", lambda d: d.update(pictures_hash=None))
+    older = spoil(result, tmp_path / "older", lambda d: d.pop("pictures_hash"))
+    status, out, err = hashret("compare", unknown, result, older)
+    assert status == 0, err
+    for name, said in (("unknown", True), ("older", True), ("one", False)):
+        assert (f"{name}: Nobody hashed the pictures' files" in out) == said
+    # Those that know are held against each other, whichever comes first.
+    other = spoil(result, tmp_path / "other", lambda d: d.update(pictures_hash="0" * 16))
+    status, out, err = hashret("compare", unknown, result, other)
+    assert (status, out) == (2, "") and "the files of the pictures differ" in err
 
 
 def test_results_of_before_copies_within_a_split_were_counted_are_read(

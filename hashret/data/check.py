@@ -24,7 +24,7 @@ from tqdm import tqdm
 from hashret.data.table import PictureTable
 from hashret.errors import DataError, ImageError
 from hashret.hamming import search_radius
-from hashret.images import picture_exists, read_picture
+from hashret.images import file_digest, picture_exists, read_picture
 
 NEAR_RADIUS = 8
 """Difference hashes (64 bits) of near-duplicates are at most this many bits apart ..."""
@@ -69,9 +69,10 @@ class Problem:
 
 @dataclass
 class Looks:
-    """What is kept of each readable picture: row, digest of its pixels, thumbnail, difference hash as it is and mirrored."""
+    """What is kept of readable pictures: row, digests of file and pixels, thumbnail, difference hash as it is and mirrored."""
 
     rows: npt.NDArray[np.int64]
+    files: list[bytes]
     digests: list[bytes]
     thumbs_ND: npt.NDArray[np.uint8]
     hashes_NB: npt.NDArray[np.uint8]
@@ -88,6 +89,7 @@ class Looks:
 class _Look:
     """What is kept of one picture, as in Looks."""
 
+    file: bytes
     digest: bytes
     thumb_D: npt.NDArray[np.uint8]
     hash_B: npt.NDArray[np.uint8]
@@ -148,6 +150,7 @@ def look_at_all(
             bar.update(len(batch))
     kept = Looks(
         np.array(rows, dtype=np.int64),
+        [each.file for each in looks],
         [each.digest for each in looks],
         np.array([each.thumb_D for each in looks], dtype=np.uint8).reshape(-1, _THUMB * _THUMB),
         np.array([each.hash_B for each in looks], dtype=np.uint8).reshape(-1, 8),
@@ -160,6 +163,7 @@ def _look(table: PictureTable, row: int) -> _Look | Problem:
     name, path = table.ids[row], table.paths[row]
     try:
         picture = read_picture(path, box=table.box(row))
+        file = file_digest(path)
     except ImageError as error:
         if picture_exists(path):
             return Problem("error", "unreadable picture", (name,), f"{name}: {error}")
@@ -173,7 +177,7 @@ def _look(table: PictureTable, row: int) -> _Look | Problem:
     thumb = np.asarray(grey.resize((_THUMB, _THUMB), Image.Resampling.BOX))
     # Shrinking is symmetric, so the mirrored picture need not be shrunk: its small pictures are these, mirrored.
     as_it_is, mirrored = (np.packbits(each[:, 1:] > each[:, :-1]) for each in (nine, nine[:, ::-1]))
-    return _Look(digest.digest(), thumb.reshape(-1), as_it_is, mirrored)
+    return _Look(file, digest.digest(), thumb.reshape(-1), as_it_is, mirrored)
 
 
 def same_pixels(looks: Looks) -> list[list[int]]:

@@ -175,12 +175,30 @@ class Leaks:
         return dataclasses.asdict(self)
 
 
-def find_leaks(card: Card, parts: Parts, rule: GalleryRule) -> Leaks:
-    """Every picture is decoded once. DataError for one that is missing or cannot be read: a protocol leaves none out."""
+def look_at(parts: Parts) -> check.Looks:
+    """Every picture, decoded once. DataError for one that is missing or cannot be read: a protocol leaves none out."""
     looks, broken = check.look_at_all(parts.table)
     if broken:
         more = f" (and {len(broken) - 1:,} more)" if len(broken) > 1 else ""
         raise DataError(f"{broken[0].message}{more}; a protocol leaves no picture out: complete the data")
+    return looks
+
+
+def pictures_hash(parts: Parts, looks: check.Looks) -> str:
+    """sha256 in hex, the first 16 digits, of every picture in order of ids: the bytes of its file, and its box.
+
+    Of files and not of pixels, as decoders of JPEG differ by a grey level from one version or machine to another: honest results
+    of the same files would not compare. The price is that the same pixels in another file format count as other pictures.
+    """
+    table = parts.table
+    digest = hashlib.sha256()
+    for row in sorted(range(len(table)), key=table.ids.__getitem__):
+        digest.update(f"{table.ids[row]}\t{looks.files[row].hex()}\t{table.box(row)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def find_leaks(card: Card, parts: Parts, rule: GalleryRule, looks: check.Looks) -> Leaks:
+    """What is there twice among the pictures of a protocol, as `look_at` saw them."""
     same = [problem.message for problem in check.same_in_two_splits(parts.table, looks)]
     near = [problem.message for problem in check.near_in_two_splits(parts.table, looks)]
     within_same, within_near = _copies_within(card, parts, rule, looks)

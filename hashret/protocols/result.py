@@ -68,6 +68,7 @@ def document_of(
     *,
     source: str,
     leaks: Leaks | None,
+    pictures_hash: str | None,
     rule: str,
     models: Sequence[Mapping[str, Any]],
     curves: Mapping[str, Any],
@@ -76,7 +77,7 @@ def document_of(
     searches: Mapping[str, Any] | None,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What result.json says, as JSON values. leaks: None where nobody looked. strangers: by model and
+    """What result.json says, as JSON values. leaks, pictures_hash: None where nobody looked. strangers: by model and
     way, searches: by model, None where the card asks for none. facts: of the machine and the time it took."""
     seen = parts.seen()[scored[0].scores.scored_Q]
     return {
@@ -86,6 +87,7 @@ def document_of(
         "protocol": card.as_dict(),
         "protocol_hash": card.hash,
         "splits_hash": parts.hash,
+        "pictures_hash": pictures_hash,
         "data": {
             "source": source,
             "name": parts.table.name,
@@ -176,6 +178,7 @@ def read_result(folder: Path) -> Result:
         raise DataError(
             f"the result in {folder} is damaged, or of a newer version ({error}); run its protocol again"
         ) from None
+    document.setdefault("pictures_hash", None)  # an earlier result has none: what it says is true without it
     return Result(folder, document, ids, per_query)
 
 
@@ -187,6 +190,10 @@ def caveats(document: dict[str, Any]) -> list[str]:
         sentences.append("Nobody looked for pictures in two splits, or twice in one (--leaks off).")
     else:
         sentences += leak_caveats(leaks)
+    if document.get("pictures_hash") is None:
+        sentences.append(
+            "Nobody hashed the pictures' files: it ranks beside results of the same ids, labels and splits, whatever they show."
+        )
     if data["complete"] is False:
         have = ", ".join(f"{split} {size['pictures']:,} of {size['classes']}" for split, size in data["splits"].items())
         sentences.append(

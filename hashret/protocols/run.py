@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 import hashret
+from hashret.data.check import Looks
 from hashret.data.table import PictureTable
 from hashret.errors import HashretError, UsageError
 from hashret.evaluation.compare import compare
@@ -30,7 +31,7 @@ from hashret.model.hasher import Hasher
 from hashret.protocols import models, rows
 from hashret.protocols.batch import training_batch
 from hashret.protocols.card import FLOAT, HASH, Card, StandIn
-from hashret.protocols.parts import Leaks, Parts, check_answers, find_leaks, read_parts
+from hashret.protocols.parts import Leaks, Parts, check_answers, find_leaks, look_at, pictures_hash, read_parts
 from hashret.protocols.product_search import check_installed, product_beside_exact
 from hashret.protocols.rejection import rejection
 from hashret.protocols.result import RESULT_FILE, document_of, leak_caveats, write_result
@@ -117,7 +118,9 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         folder = out / MODELS / f"{recipe.name.replace(' ', '')}_seed{recipe.options.seed}"
         models.check_same(recipe, asked, folder)
         trainings[folder] = recipe
-    leaks = _leaks(card, parts, rule) if request.leaks else None
+    looks = look_at(parts) if request.leaks else None
+    leaks = None if looks is None else _leaks(card, parts, rule, looks)
+    hashed = None if looks is None else pictures_hash(parts, looks)
     out.mkdir(parents=True, exist_ok=True)
     try:
         parts.table.write_csv(pictures)
@@ -153,6 +156,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         scored,
         source=source,
         leaks=leaks,
+        pictures_hash=hashed,
         rule=rule.sentence,
         models=[_described(model, parts) for model in scored_models],
         curves=_curves(compared, queries, gallery, rule, card),
@@ -190,8 +194,8 @@ def _drawn(stand_in: StandIn, folder: Path) -> Path:
     ).parent
 
 
-def _leaks(card: Card, parts: Parts, rule: GalleryRule) -> Leaks:
-    leaks = find_leaks(card, parts, rule)
+def _leaks(card: Card, parts: Parts, rule: GalleryRule, looks: Looks) -> Leaks:
+    leaks = find_leaks(card, parts, rule, looks)
     sentences = leak_caveats(leaks.as_dict())
     for sentence in sentences:
         _log.warning("%s", sentence)

@@ -110,7 +110,7 @@ def test_a_protocol_end_to_end(
     assert document["data"]["complete"] is (False if card.sizes else None)
     assert ("The data are not the whole release" in out) == bool(card.sizes)
     kinds = {row["kind"] for row in document["rows"]}
-    assert {"features", "itq", "lsh", "frozen", "random", "codes", "two-stage"} == kinds
+    assert {"features", "itq", "lsh", "frozen", "pixels", "random", "codes", "two-stage"} == kinds
     for row in document["rows"]:
         for score in row["scores"].values():
             assert 0 <= score["worst"] <= score["expected"] + 1e-9 <= score["best"] + 2e-9 <= 1 + 3e-9

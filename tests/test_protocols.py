@@ -358,9 +358,10 @@ def test_a_result_says_what_was_done(result: Path) -> None:
     assert model["name"] == "hash 16 bits" and model["settings"]["epochs"] == 1
     assert model["changed"]["backbone"] == "squeezenet1_1" and "code_size" not in model["changed"]
     kinds = [row["kind"] for row in document["rows"]]
-    assert kinds == ["codes", "features", "two-stage", "itq", "lsh", "frozen", "random"]
+    assert kinds == ["codes", "features", "two-stage", "itq", "lsh", "frozen", "pixels", "random"]
     assert {kind for kind in kinds if kind in CONTROLS} == set(CONTROLS)
     for row in document["rows"]:
+        assert row["model"] == ("" if row["kind"] in ("frozen", "pixels", "random") else "hash 16 bits")
         for name in ("hit@1", "map@all"):
             assert row["unseen"][name] == pytest.approx(row["scores"][name]["expected"])
             assert row["seen"][name] is None and row["seen"]["n_queries"] == 0
@@ -381,6 +382,18 @@ def test_the_scores_are_those_of_evaluate(result: Path, hashret: Callable) -> No
     for name in ("hit@1", "map@all"):
         assert rows[0]["scores"][name]["expected"] == codes["scores"][name]["expected"]
         assert rows[1]["scores"][name]["expected"] == features["scores"][name]["expected"]
+
+
+def test_raw_pixels_are_scored_as_evaluate_does(result: Path, hashret: Callable) -> None:
+    run, pictures = result / "models" / "hash16bits_seed0", result / "pictures.csv"
+    words = ("--split", "test", "--device", "cpu", "--workers", 0, "--controls", "on", "--json")
+    status, out, err = hashret("evaluate", "--model", run, "--data", pictures, *words)
+    assert status == 0, err
+    (control,) = (each for each in json.loads(out)["results"] if each["name"].endswith("raw 32×32 pixels"))
+    (row,) = (each for each in read_result(result).document["rows"] if each["kind"] == "pixels")
+    assert row["name"] == "raw pixels, 32×32" and row["bits"] is None
+    for name in ("hit@1", "map@all"):
+        assert row["scores"][name] == control["scores"][name]
 
 
 def test_what_is_trained_is_not_trained_again(result: Path, hashret: Callable, capsys: Any) -> None:

@@ -21,6 +21,7 @@ KINDS = {
     "itq": "ITQ codes of the features",
     "lsh": "LSH codes of the features",
     "frozen": "features before training",
+    "pixels": "raw pixels",
     "random": "random codes",
 }
 """What kinds of rows are called that are not called what they are."""

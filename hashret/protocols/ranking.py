@@ -68,7 +68,7 @@ def names_of(results: Sequence[Result]) -> list[str]:
 
 
 def rank(results: Sequence[Result], *, controls: bool = False) -> list[Ranked]:
-    """All rows of all results, the best first, ties in the order given; controls (ITQ, LSH, frozen, random) only when asked for.
+    """All rows of all results, the best first, ties in the order given; controls (of rows.CONTROLS) only when asked for.
 
     Differences are of the same queries (paired bootstrap, 1,000 resamples), each against the first row of the ranking.
     """

@@ -1,7 +1,7 @@
 """What is scored side by side for each model: its codes and features, and what they have to beat.
 
 Beside a model's own rows: ITQ and LSH fitted to its features on the training pictures, the features its network had before it
-was trained, and random codes.
+was trained, raw pixels, and random codes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hashret.codes import bytes_per_code
 from hashret.encoding import encode_table
 from hashret.evaluation.compare import Representation, TwoStage
-from hashret.evaluation.controls import untrained_features
+from hashret.evaluation.controls import pixel_vectors, untrained_features
 from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
 from hashret.model.projection import codes_of
@@ -28,8 +28,8 @@ from hashret.training.options import TrainingOptions
 from hashret.training.runs import RUN_FILE, Run
 
 CODES, FEATURES, TWO_STAGE = "codes", "features", "two-stage"
-ITQ, LSH, FROZEN, RANDOM = "itq", "lsh", "frozen", "random"
-CONTROLS = (ITQ, LSH, FROZEN, RANDOM)
+ITQ, LSH, FROZEN, PIXELS, RANDOM = "itq", "lsh", "frozen", "pixels", "random"
+CONTROLS = (ITQ, LSH, FROZEN, PIXELS, RANDOM)
 SHORTLIST = 100
 """Codes that two-stage search ranks anew."""
 
@@ -125,6 +125,14 @@ def frozen_row(
     queries, gallery = (np.searchsorted(tested, rows) for rows in (parts.queries, parts.gallery))
     name = f"{title}, {features.shape[1]:,} numbers"
     return Row("", FROZEN, Representation(name, features[queries], features[gallery]))
+
+
+def pixels_row(parts: Parts) -> Row:
+    """Pictures at 32×32 pixels, compared as they are: what scores without any model, by backgrounds, light and paint."""
+    tested = np.union1d(parts.queries, parts.gallery)
+    vectors = pixel_vectors(parts.table.select(tested))
+    queries, gallery = (np.searchsorted(tested, rows) for rows in (parts.queries, parts.gallery))
+    return Row("", PIXELS, Representation("raw pixels, 32×32", vectors[queries], vectors[gallery]))
 
 
 def random_row(parts: Parts, bits: int) -> Row:

@@ -313,7 +313,7 @@ def _rows(
     workplace: Path,
     valid: Callable[[slice], NDArray[np.bool_]],
 ) -> list[rows.Row]:
-    """The rows of all models, then what is the same for all: the network before training, and guessing."""
+    """The rows of all models, then what is the same for all: the network before training, raw pixels, and guessing."""
     code_sizes = request.code_sizes or card.code_sizes
     found: list[rows.Row] = []
     frozen: dict[tuple[Any, ...], rows.Row] = {}
@@ -327,7 +327,7 @@ def _rows(
         if began not in frozen:
             frozen[began] = rows.frozen_row(hasher, options, parts, workplace=workplace, workers=request.workers)
     bits = [row.bits for row in found if row.bits is not None]
-    return [*found, *frozen.values(), rows.random_row(parts, max(bits))]
+    return [*found, *frozen.values(), rows.pixels_row(parts), rows.random_row(parts, max(bits))]
 
 
 def _began(options: TrainingOptions | None, hasher: Hasher) -> tuple[Any, ...]:

@@ -66,6 +66,7 @@ def test_a_card_is_sound(card: Card) -> None:
             assert TrainingOptions(**{**recipe, "code_size": bits}).code_size == bits, of
     assert card.metric in (f"hit@{k}" for k in card.ks) or card.metric.startswith("map@")
     assert card.reader == "table" or card.source
+    assert not (card.several_labels and card.least_pictures)
     assert json.loads(json.dumps(card.as_dict())) == card.as_dict()
     for published in card.published:
         assert published.source and published.of in card.recipes
@@ -633,7 +634,7 @@ def test_views_that_are_no_numbers_are_known_before_training(hashret: Callable, 
     table.write_csv(tmp_path / "table.csv")
     words = command(tmp_path / "table.csv", tmp_path / "out", "--leaks", "off")
     status, _, err = hashret(*["car-retrieval" if word == "cars-unseen" else word for word in words])
-    assert status == 2 and "are not all in degrees" in err
+    assert status == 2 and "are not all in degrees" in err and "--rule" not in err
     assert not (tmp_path / "out").exists()
 
 
@@ -732,6 +733,29 @@ def test_an_epoch_of_a_run_is_a_model_of_that_run(
     # Networks that began otherwise have controls of their own.
     frozen = [row["name"] for row in document["rows"] if row["kind"] == "frozen"]
     assert [name.rpartition(", ")[2] for name in frozen] == ["512 numbers", "24 numbers"]
+
+
+def test_a_model_without_its_run_says_itself_what_it_is_of(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    data = result.parent / "set"
+    words = ["train", "--data", data, "--runs", tmp_path, "--code-size", 16, *SMALL, "--objective", "classification"]
+    kinds = {"floats": ("features", FLOAT), "codes": ("codes", HASH)}
+    for name, (through, _) in kinds.items():
+        status, _, err = hashret(*words, "--exp-name", name, "--through", through, "--batch-size", 8)
+        assert status == 0, err
+    given: list[object] = []
+    for folder in (tmp_path / "floats", tmp_path / "codes", result / "models" / "hash16bits_seed0"):
+        alone = tmp_path / "alone" / folder.name
+        alone.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(folder / name, alone)
+        given += ["--model", alone]
+    words = ["protocol", "run", "cars-unseen", "--data", data, "--device", "cpu", "--workers", 0, *given]
+    status, out, err = hashret(*words, "--out", tmp_path / "out")
+    assert status == 0, err
+    models = read_result(tmp_path / "out").document["models"]
+    assert [(model["of"], model["of_known"]) for model in models] == [(FLOAT, True), (HASH, True), (HASH, False)]
+    assert out.count("nobody knows whether its codes were trained") == 1
+    assert "hash16bits_seed0: there is no run.json beside it" in out
 
 
 def test_a_picture_that_cannot_be_read_leaves_nothing_behind(result: Path, hashret: Callable, tmp_path: Path) -> None:
@@ -879,6 +903,10 @@ def test_list_and_show(hashret: Callable) -> None:
         (
             ["protocol", "run", "cub-hash", "--data", "x", "--out", "y", "--show_batch"],
             "--show_batch is a flag of compcars only",
+        ),
+        (
+            ["protocol", "run", "multi-label", "--data", "x", "--out", "y", "--least-pictures", 4],
+            "--least-pictures is 4, but a picture of multi-label can be of several classes",
         ),
         (
             ["protocol", "run", "compcars", "--epoch", 2, "--epochs", 3],

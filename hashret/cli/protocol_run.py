@@ -88,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
 
     card = find_card(args.name)
     if args.least_pictures is not None:
+        if card.several_labels:
+            raise UsageError(
+                f"--least-pictures is {args.least_pictures}, but a picture of {card.name} can be of several classes, large and "
+                "small; leave it out"
+            )
         card = dataclasses.replace(card, least_pictures=args.least_pictures)
     _translate(args, card)
     if args.exp_name is not None:

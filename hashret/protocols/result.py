@@ -207,6 +207,11 @@ def caveats(document: dict[str, Any]) -> list[str]:
                 f"{model['name']}: trained elsewhere, on what is not known here: it may have seen the queries, and seen and "
                 "unseen classes are told by the training pictures of this protocol."
             )
+        if not model.get("of_known", True):
+            sentences.append(
+                f"{model['name']}: there is no run.json beside it, so nobody knows whether its codes were trained; if they were "
+                "not, its rows of codes mean nothing."
+            )
         if model["changed"]:
             changed = ", ".join(f"{name} {value}" for name, value in model["changed"].items())
             sentences.append(f"{model['name']}: not the card's recipe, changed: {changed}.")

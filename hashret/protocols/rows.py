@@ -20,8 +20,9 @@ from hashret.evaluation.compare import Representation, TwoStage
 from hashret.evaluation.controls import pixel_vectors, untrained_features
 from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
+from hashret.model.heads import ProjectionHead
 from hashret.model.projection import codes_of
-from hashret.protocols.card import FLOAT
+from hashret.protocols.card import FLOAT, HASH
 from hashret.protocols.parts import Parts
 from hashret.training import posthoc
 from hashret.training.options import TrainingOptions
@@ -151,6 +152,20 @@ def run_of(folder: Path) -> Run | None:
         if (place / RUN_FILE).is_file() and (place == folder or epoch_folder(place, 0).parent == folder.parent):
             return Run(place)
     return None
+
+
+def kind_of(folder: Path, hasher: Hasher) -> tuple[str, bool]:
+    """Whether a model is of HASH or FLOAT, by whether its codes were trained; and whether that is known.
+
+    Its run says so. Without it the model does where it can: a classifier is kept of the objectives that are one, and what it
+    reads is what was trained; a head that was fitted to features makes codes in earnest. Any other is taken for one of codes.
+    """
+    options = options_of(folder)
+    if options is not None:
+        return (HASH if options.trains_codes else FLOAT), True
+    if hasher.classifier is not None:
+        return (FLOAT if hasher.classifier.through == "features" else HASH), True
+    return HASH, isinstance(hasher.network.head, ProjectionHead)
 
 
 def options_of(folder: Path) -> TrainingOptions | None:

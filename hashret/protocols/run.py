@@ -30,7 +30,7 @@ from hashret.model.folder import resolve_model
 from hashret.model.hasher import Hasher
 from hashret.protocols import models, rows
 from hashret.protocols.batch import training_batch
-from hashret.protocols.card import FLOAT, HASH, Card, StandIn
+from hashret.protocols.card import FLOAT, Card, StandIn
 from hashret.protocols.parts import Leaks, Parts, check_answers, find_leaks, look_at, pictures_hash, read_parts
 from hashret.protocols.product_search import check_installed, product_beside_exact
 from hashret.protocols.rejection import rejection
@@ -68,12 +68,16 @@ class Request:
 
 @dataclass(frozen=True)
 class _Model:
-    """A model that is scored: its name in the result, what it is of, where it lies, and what the result says of its training."""
+    """A model that is scored: its name in the result, what it is of, where it lies, and what the result says of its training.
+
+    of_known: whether it is known what it is of.
+    """
 
     name: str
     of: str
     folder: Path
     changed: Mapping[str, Any] | None
+    of_known: bool = True
 
 
 def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[str, Any]:
@@ -261,7 +265,7 @@ def _strangers(given: Sequence[_Model], parts: Parts, request: Request, workplac
 
 
 def _given(names: Sequence[str]) -> list[_Model]:
-    """Models that were trained elsewhere, called by their folders; a run whose codes were never trained is a float model.
+    """Models that were trained elsewhere, called by their folders; one whose codes were never trained is a float model.
 
     Folders of one name are called as they were typed: rows, curves and strangers are told apart by the names of models.
     UsageError for a model that is named twice.
@@ -272,12 +276,9 @@ def _given(names: Sequence[str]) -> list[_Model]:
         folder = resolve_model(name)
         if any(folder.samefile(other.folder) for other in found):
             raise UsageError(f"--model names {folder} twice; name every model once")
-        Hasher.from_pretrained(
-            folder
-        )  # one that cannot be read, or takes no pictures, is known before anything is written
-        options = rows.options_of(folder)
-        of = FLOAT if options is not None and not options.trains_codes else HASH
-        found.append(_Model(last if short.count(last) == 1 else str(Path(name)), of, folder, None))
+        # One that cannot be read, or takes no pictures, is known before anything is written.
+        of, is_known = rows.kind_of(folder, Hasher.from_pretrained(folder))
+        found.append(_Model(last if short.count(last) == 1 else str(Path(name)), of, folder, None, is_known))
     return found
 
 
@@ -347,6 +348,7 @@ def _described(model: _Model, parts: Parts) -> dict[str, Any]:
     return {
         "name": model.name,
         "of": model.of,
+        "of_known": model.of_known,
         "folder": str(model.folder),
         "fingerprint": Hasher.from_pretrained(model.folder).fingerprint(),
         "changed": model.changed,

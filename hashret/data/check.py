@@ -36,7 +36,8 @@ are found in 97-100 % of cases, half the size in 99 % of cars. Of 26 pairs that 
 Mirrored copies: all are found when saved without loss, at JPEG quality 50 100 % of cars and 98 % of CIFAR-10, 10 % brighter
 99-100 %, half the size 100 % of cars and 82 % of CIFAR-10 (16 px). Of 6 pairs that met both mirrored, 4 were one photograph and 2
 were cars of one model from mirrored sides: 1 false alarm in 40 million pairs. Symmetric things, as cars from the front, are no
-alarm: what lies around them is not symmetric."""
+alarm: what lies around them is not symmetric. Drawings of one character of Omniglot are: 232 in a million pairs as they are, 77
+mirrored; of different ones 0.3 each. Rendered cars (59 million pairs): less than 0.1 in a million each."""
 
 _THUMB = 16
 _BATCH = 512
@@ -175,7 +176,8 @@ def _look(table: PictureTable, row: int) -> _Look | Problem:
     grey = picture.convert("L")
     nine = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
     thumb = np.asarray(grey.resize((_THUMB, _THUMB), Image.Resampling.BOX))
-    # Shrinking is symmetric, so the mirrored picture need not be shrunk: its small pictures are these, mirrored.
+    # Shrinking is symmetric, but for the middle column of an odd width, which goes to one side: so the mirrored picture need not
+    # be shrunk. Its small pictures are these, mirrored.
     as_it_is, mirrored = (np.packbits(each[:, 1:] > each[:, :-1]) for each in (nine, nine[:, ::-1]))
     return _Look(file, digest.digest(), thumb.reshape(-1), as_it_is, mirrored)
 

@@ -6,6 +6,7 @@ Formats: JPEG, PNG, WebP, BMP, GIF (first frame), TIFF. A path is a file, or a f
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -68,6 +69,19 @@ def read_picture(
     except ImageError as error:
         raise ImageError(f"cannot read {name}: {error}") from error.__cause__
     return picture if box is None else _cropped(picture, box, name)
+
+
+def file_digest(path: str | os.PathLike[str]) -> bytes:
+    """sha256 of the bytes of the file, or of the file inside a zip, at `path`. ImageError as `read_picture`, if there is none."""
+    name = os.fspath(path)
+    digest = hashlib.sha256()
+    try:
+        with _opened(name, PIXEL_LIMIT) as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+    except (ImageError, OSError) as error:
+        raise ImageError(f"cannot read {name}: {error}") from error
+    return digest.digest()
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

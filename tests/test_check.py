@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from hashret.cli import main
 from hashret.data import PictureTable, open_source
-from hashret.data.check import Problem, check
+from hashret.data.check import NEAR_CORRELATION, NEAR_RADIUS, Problem, check, look_at_all, near_duplicates
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -115,6 +115,74 @@ def test_near_duplicates_are_found_and_others_are_not(tmp_path: Path) -> None:
     assert pairs == {(f"{i}.jpg", f"{i}.png") for i in range(60)}
 
 
+def test_mirrored_copies_are_found(tmp_path: Path) -> None:
+    rows = []
+    for i in range(60):
+        picture = scene(i, (93, 71))  # no multiple of what the thumbnails have
+        picture.save(tmp_path / f"{i}.png")
+        rows.append((f"{i}.png", "x", "train"))
+        mirrored = ImageOps.mirror(picture)
+        name = f"{i}m.png" if i % 2 else f"{i}m.jpg"
+        mirrored.save(tmp_path / name, **({} if i % 2 else {"quality": 50}))
+        rows.append((name, "x", "test"))
+    problems = check(table_of(tmp_path, rows))
+    assert found(problems) == [
+        ("warning", "near-duplicate in two splits", (name, f"{name.partition('m')[0]}.png"))
+        for name, _, split in rows
+        if split == "test"
+    ]
+    assert problems[0].message == "0m.jpg (test) looks nearly the same as 0.png (train), mirrored"
+
+
+def test_a_copy_of_a_symmetric_picture_is_not_called_mirrored(tmp_path: Path) -> None:
+    half = np.asarray(scene(1, (48, 72)))
+    symmetric = Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1))
+    symmetric.save(tmp_path / "a.png")
+    symmetric.save(tmp_path / "b.jpg", quality=60)
+    (problem,) = check(table_of(tmp_path, [("a.png", "x", "train"), ("b.jpg", "x", "test")]))
+    assert problem.message == "b.jpg (test) looks nearly the same as a.png (train)"
+    # Its own mirrored picture has the very same pixels: one problem, not two.
+    ImageOps.mirror(symmetric).save(tmp_path / "c.png")
+    (problem,) = check(table_of(tmp_path, [("a.png", "x", "train"), ("c.png", "x", "test")]))
+    assert problem.kind == "same picture in two splits"
+
+
+def test_near_duplicates_are_those_of_plain_loops(tmp_path: Path) -> None:
+    rows = []
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        # A few scenes with noise of all strengths, so that many pairs lie on both sides of what counts as near.
+        noisy = np.asarray(scene(i % 4)) + rng.normal(0, 3 * (i % 10) + 1, (72, 96, 3))
+        picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        (ImageOps.mirror(picture) if i % 3 == 0 else picture).save(tmp_path / f"{i:02d}.png")
+        rows.append((f"{i:02d}.png", "x", "test"))
+    looks, unreadable = look_at_all(table_of(tmp_path, rows), threads=2)
+    assert not unreadable
+    queries, gallery = np.arange(5, 40), np.arange(0, 30)
+    counted_QN = rng.random((len(queries), len(gallery))) < 0.5
+
+    def near(query: int, other: int) -> tuple[float, bool] | None:
+        for mirrored, asked in ((False, looks.hashes_NB[query]), (True, looks.mirrored_NB[query])):
+            alike = np.corrcoef(looks.thumb(query, mirrored), looks.thumbs_ND[other])[0, 1]
+            if np.unpackbits(asked ^ looks.hashes_NB[other]).sum() <= NEAR_RADIUS and alike >= NEAR_CORRELATION:
+                return float(alike), mirrored
+        return None
+
+    for counts in (None, counted_QN.__getitem__):
+        expected = []
+        for number, query in enumerate(queries.tolist()):
+            of = {
+                other: found
+                for place, other in enumerate(gallery.tolist())
+                if other != query and (counts is None or counted_QN[number, place]) and (found := near(query, other))
+            }
+            if of:
+                best = max(of, key=lambda other: of[other][0])
+                expected.append((query, best, of[best][1], len(of)))
+        assert list(near_duplicates(looks, queries, gallery, counts)) == expected
+        assert len({mirrored for _, _, mirrored, _ in expected}) == 2 and len(expected) > 10
+
+
 def test_all_alike_pictures_do_not_explode(tmp_path: Path) -> None:
     # Blank pictures of slightly different grey: one difference hash for all, 90,000 pairs.
     Image.new("L", (16, 16), 200).save(tmp_path / "a.png")
@@ -179,4 +247,16 @@ def test_real_cars_hold_pictures_twice() -> None:
     assert [problem.ids for problem in problems if problem.severity == "error"] == [
         ("013/02641.jpg", "014/07765.jpg"),
         ("064/05614.jpg", "071/05334.jpg"),
+    ]
+
+
+def test_real_cars_hold_mirrored_pictures() -> None:
+    if not (SHARED / "stanford_cars_96").exists():
+        pytest.skip("needs the data set stanford_cars_96, which is not here")
+    whole = open_source(SHARED / "stanford_cars_96")
+    table = whole.select([row for row, label in enumerate(whole.labels) if label in {"100", "136"}])
+    table.splits = ["test" if name in ("100/03741.jpg", "136/00648.jpg") else "train" for name in table.ids]
+    assert [(problem.ids, problem.message.endswith(", mirrored")) for problem in check(table)] == [
+        (("100/03741.jpg", "100/07909.jpg"), True),
+        (("136/00648.jpg", "136/03569.jpg"), True),
     ]

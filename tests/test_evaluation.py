@@ -215,8 +215,10 @@ class TestTurntableRule:
     def test_views_that_are_no_degrees(self, view: str) -> None:
         pictures = self.pictures(0, 3)
         pictures.attributes["view"][1] = view
-        with pytest.raises(UsageError, match="use --rule self"):
+        with pytest.raises(UsageError, match="; correct the column view, or take it out"):
             GalleryRule("turntable").between(pictures, pictures)
+        del pictures.attributes["view"]  # the advice, followed
+        assert gallery_rule("auto", pictures).between(pictures, pictures)(slice(0, 1)).sum() == len(pictures) - 1
 
 
 def test_a_picture_without_a_label_is_never_right() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -23,7 +24,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hashret.errors import DataError, ImageError
-from hashret.images import is_picture_name, open_archive, picture_exists, read_picture, split_zip_path, to_rgb
+from hashret.images import (
+    file_digest,
+    is_picture_name,
+    open_archive,
+    picture_exists,
+    read_picture,
+    split_zip_path,
+    to_rgb,
+)
 
 NFD = unicodedata.normalize("NFD", "한글 폴더")
 NFC = unicodedata.normalize("NFC", "한글 폴더")
@@ -510,3 +519,15 @@ def test_a_large_picture_is_no_warning(tmp_path: Path, recwarn: pytest.WarningsR
     Image.new("1", (10_000, 9_500)).save(tmp_path / "large.tif", compression="group4")
     assert read_picture(tmp_path / "large.tif").size == (10_000, 9_500)
     assert not recwarn.list
+
+
+def test_the_digest_of_a_file_is_of_its_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000  # more than is read at a time; it need not be a picture
+    (tmp_path / "a.jpg").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("in/a.jpg", content)
+    expected = hashlib.sha256(content).digest()
+    assert file_digest(tmp_path / "a.jpg") == file_digest(f"{tmp_path}/set.zip::in/a.jpg") == expected
+    for path in (tmp_path / "b.jpg", tmp_path, f"{tmp_path}/set.zip::b.jpg"):
+        with pytest.raises(ImageError, match="cannot read "):
+            file_digest(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_pictures
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hashret.data.table import PictureTable
 from hashret.errors import DataError, UsageError
+from hashret.evaluation.gallery import GalleryRule
 from hashret.protocols import parts as parts_of
 from hashret.protocols.card import FLOAT, HASH, Card, Size
 from hashret.protocols.cards import CARDS, find_card
 from hashret.protocols.models import recipes_of
-from hashret.protocols.parts import complete, find_leaks, read_parts
+from hashret.protocols.parts import Leaks, complete, find_leaks, look_at, pictures_hash, read_parts
 from hashret.protocols.ranking import rank
-from hashret.protocols.result import PER_QUERY_FILE, RESULT_FILE, read_result
+from hashret.protocols.result import PER_QUERY_FILE, RESULT_FILE, leak_caveats, read_result
 from hashret.protocols.rows import CONTROLS
 from hashret.training.options import TrainingOptions
 
@@ -31,6 +33,7 @@ SMALL = [
     "--cache", "off", "--weights", "none",
 ]  # fmt: skip
 UNSEEN = find_card("cars-unseen")
+NONE_FOUND = Leaks(0, 0, 0, 0, 0, [], [], [])
 
 
 def table_of(splits: str, labels: str, **attributes: list[str]) -> PictureTable:
@@ -63,6 +66,7 @@ def test_a_card_is_sound(card: Card) -> None:
             assert TrainingOptions(**{**recipe, "code_size": bits}).code_size == bits, of
     assert card.metric in (f"hit@{k}" for k in card.ks) or card.metric.startswith("map@")
     assert card.reader == "table" or card.source
+    assert not (card.several_labels and card.least_pictures)
     assert json.loads(json.dumps(card.as_dict())) == card.as_dict()
     for published in card.published:
         assert published.source and published.of in card.recipes
@@ -203,21 +207,130 @@ def test_whole_releases_are_told_from_others(tmp_path: Path) -> None:
     assert complete(dataclasses.replace(UNSEEN, sizes={"train": Size(1, 3)}), found) is False
 
 
+def leaks_of(card: Card, parts: parts_of.Parts, rule: GalleryRule) -> Leaks:
+    return find_leaks(card, parts, rule, look_at(parts))
+
+
 def test_leaks_are_counted_and_missing_pictures_stop(tmp_path: Path) -> None:
     make_pictures(tmp_path / "set" / "train", classes=2, pictures=3)
     make_pictures(tmp_path / "set" / "test", classes=2, pictures=3, first=2)
     card = dataclasses.replace(UNSEEN, prepared="")
-    assert find_leaks(read_parts(card, str(tmp_path / "set"))).as_dict() == {"same": 0, "near": 0, "examples": []}
+    rule = GalleryRule("self")
+    assert leaks_of(card, read_parts(card, str(tmp_path / "set")), rule) == NONE_FOUND
     shutil.copy(tmp_path / "set/train/class00/00.png", tmp_path / "set/test/class02/same.png")
     noisy = np.asarray(Image.open(tmp_path / "set/train/class01/01.png")).astype(int) + 2
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "set/test/class02/near.png")
-    leaks = find_leaks(read_parts(card, str(tmp_path / "set")))
+    leaks = leaks_of(card, read_parts(card, str(tmp_path / "set")), rule)
     assert (leaks.same, leaks.near) == (1, 1)
     assert "exactly the same picture is in 2 splits" in leaks.examples[0]
     assert "nearly the same" in leaks.examples[1]
     (tmp_path / "set/test/class02/00.png").write_bytes(b"")
     with pytest.raises(DataError, match="a protocol leaves no picture out: complete the data"):
-        find_leaks(read_parts(card, str(tmp_path / "set")))
+        leaks_of(card, read_parts(card, str(tmp_path / "set")), rule)
+
+
+def scene(seed: int) -> Image.Image:
+    """A smooth random picture: as unlike another as two photos are."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((96, 72), Image.Resampling.BICUBIC)
+
+
+def with_pictures(table: PictureTable, scenes: list[int | str], folder: Path) -> PictureTable:
+    """The table with pictures: scene n, "n~" as a worse JPEG, "n|" mirrored."""
+    folder.mkdir(exist_ok=True)
+    for row, of in enumerate(scenes):
+        picture = scene(int(str(of).rstrip("~|")))
+        if str(of).endswith("|"):
+            picture = ImageOps.mirror(picture)
+        table.paths[row] = str(folder / f"{row}.{'jpg' if str(of).endswith('~') else 'png'}")
+        picture.save(table.paths[row], **({"quality": 60} if str(of).endswith("~") else {}))
+    return table
+
+
+def test_copies_within_the_split_that_asks_itself_are_counted(tmp_path: Path) -> None:
+    card = dataclasses.replace(UNSEEN, prepared="")
+    # Of class b: the same twice, two near ones of a third, one of them mirrored; of class c one that is also there as d.
+    table = with_pictures(
+        table_of("ttxxxxxxxxxx", "aabbbbbbccdb"), [0, 0, 1, 1, 2, "2~", 3, "3|", 4, 5, 4, 6], tmp_path / "set"
+    )
+    found = leaks_of(card, read(card, table, tmp_path), GalleryRule("self"))
+    assert (found.same, found.near, found.within_same, found.within_near, found.other_class) == (0, 0, 2, 4, 2)
+    assert found.within_examples == [
+        "p02 has exactly the pixels of p03",
+        "p03 has exactly the pixels of p02",
+        "p04 looks nearly the same as p05",
+        "p05 looks nearly the same as p04",
+        "p06 looks nearly the same as p07, mirrored",
+        "p07 looks nearly the same as p06, mirrored",
+    ]
+    assert found.other_class_examples[0] == "p08 (c) has exactly the pixels of p10 (d)"
+    for sentence, count in zip(leak_caveats(found.as_dict()), ("2 queries", "2 pictures"), strict=True):
+        assert count in sentence
+    # Who asks another split does not find them, and what is learnt from may hold pictures twice.
+    apart = dataclasses.replace(card, gallery=("train",))
+    elsewhere = leaks_of(apart, read(apart, table, tmp_path), GalleryRule("self"))
+    assert (elsewhere.within_same, elsewhere.within_near, elsewhere.other_class) == (0, 0, 2)
+
+
+def test_copies_of_other_classes_in_part_are_right_where_one_class_is_shared(tmp_path: Path) -> None:
+    card = dataclasses.replace(CARDS["multi-label"], queries=("query",), gallery=("query",))
+    table = table_of("tqqqq", "-----")
+    table.labels[:] = ["a", "a;b", "b", "c", "c;d"]
+    found = leaks_of(
+        card, read(card, with_pictures(table, [0, 1, 1, 1, 2], tmp_path / "set"), tmp_path), GalleryRule("self")
+    )
+    assert (found.within_same, found.within_near, found.other_class) == (2, 0, 3)
+
+
+def test_copies_that_the_rule_leaves_out_of_the_gallery_do_not_count(tmp_path: Path) -> None:
+    card = dataclasses.replace(CARDS["car-retrieval"], recipes={})
+    same = {"body": "b", "generation": "1", "colour": "red"}
+    columns = {name: [value] * 6 for name, value in same.items()}
+    # Copies at a turn of 15 degrees leave, those at 90 degrees and at another time stay.
+    columns |= {"time": ["noon"] * 5 + ["night"], "view": ["0", "0", "0", "15", "90", "0"]}
+    for scenes, expected in (([0, 1, 2, 2, 3, 4], 0), ([0, 1, 2, 3, 2, 4], 2), ([0, 1, 2, "2~", 3, "2|"], 3)):
+        table = with_pictures(table_of("ttxxxx", "aabbbb", **columns), list(scenes), tmp_path / "set")
+        parts = read(card, table, tmp_path)
+        found = leaks_of(card, parts, GalleryRule("turntable"))
+        assert found.within_same + found.within_near == expected
+        everything = leaks_of(card, parts, GalleryRule("self"))
+        assert everything.within_same + everything.within_near == max(expected, 2)
+
+
+def test_the_hash_of_the_pictures_is_of_ids_files_and_boxes(tmp_path: Path) -> None:
+    card = dataclasses.replace(UNSEEN, prepared="")
+    boxes = {"x1": ["0"] * 4, "y1": ["0"] * 4, "x2": ["40"] * 4, "y2": ["40"] * 4}
+
+    def hashed(table: PictureTable) -> str:
+        parts = read(card, table, tmp_path)
+        return pictures_hash(parts, look_at(parts))
+
+    table = with_pictures(table_of("ttxx", "aabb", **boxes), [0, 1, 2, 3], tmp_path / "set")
+    first = hashed(table)
+    assert hashed(table.select([3, 1, 0, 2])) == first
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in table.paths:
+            file.write(path, Path(path).name)
+    zipped = dataclasses.replace(table, paths=[f"{archive}::{Path(path).name}" for path in table.paths])
+    assert hashed(zipped) == first
+    smaller = dataclasses.replace(table, attributes={**boxes, "x2": ["40", "40", "40", "39"]})
+    swapped = dataclasses.replace(table, paths=[table.paths[i] for i in (1, 0, 2, 3)])
+    assert len({first, hashed(smaller), hashed(swapped)}) == 3
+    with_pictures(table, [0, 1, 2, 4], tmp_path / "set")
+    assert hashed(table) != first
+
+
+def test_many_pictures_that_are_all_alike_are_counted_in_no_time(tmp_path: Path) -> None:
+    Image.new("L", (16, 16), 200).save(tmp_path / "a.png")
+    Image.new("L", (16, 16), 201).save(tmp_path / "b.png")
+    table = table_of("tt" + "x" * 600, "aa" + "bc" * 300)
+    table.ids[:] = [f"p{i:03d}" for i in range(602)]
+    table.paths[:] = [str(tmp_path / ("b.png" if i == 601 else "a.png")) for i in range(602)]
+    card = dataclasses.replace(UNSEEN, prepared="")
+    found = leaks_of(card, read(card, table, tmp_path), GalleryRule("self"))
+    assert (found.within_same, found.within_near, found.other_class) == (599, 1, 601)
+    assert max(map(len, (found.examples, found.within_examples, found.other_class_examples))) == parts_of.SHOWN_LEAKS
 
 
 # ---- results --------------------------------------------------------------------------------------------------------
@@ -239,7 +352,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_result_says_what_was_done(result: Path) -> None:
     document = read_result(result).document
     assert document["protocol"] == UNSEEN.as_dict() and document["protocol_hash"] == UNSEEN.hash
-    assert document["leaks"] == {"same": 0, "near": 0, "examples": []}
+    assert document["leaks"] == NONE_FOUND.as_dict()
     assert document["data"]["queries_scored"] == document["data"]["gallery"] == 18
     assert document["data"]["queries_of_seen_classes"] == 0
     (model,) = document["models"]
@@ -247,10 +360,11 @@ def test_a_result_says_what_was_done(result: Path) -> None:
     assert model["changed"]["backbone"] == "squeezenet1_1" and "code_size" not in model["changed"]
     kinds = [row["kind"] for row in document["rows"]]
     assert kinds == [
-        "codes", "asymmetric", "features", "two-stage", "itq", "lsh", "itq of the gallery", "frozen", "random"
+        "codes", "asymmetric", "features", "two-stage", "itq", "lsh", "itq of the gallery", "frozen", "pixels", "random"
     ]  # fmt: skip
     assert {kind for kind in kinds if kind in CONTROLS} == set(CONTROLS)
     for row in document["rows"]:
+        assert row["model"] == ("" if row["kind"] in ("frozen", "pixels", "random") else "hash 16 bits")
         for name in ("hit@1", "map@all"):
             assert row["unseen"][name] == pytest.approx(row["scores"][name]["expected"])
             assert row["seen"][name] is None and row["seen"]["n_queries"] == 0
@@ -271,6 +385,18 @@ def test_the_scores_are_those_of_evaluate(result: Path, hashret: Callable) -> No
     for name in ("hit@1", "map@all"):
         assert rows[0]["scores"][name]["expected"] == codes["scores"][name]["expected"]
         assert rows[2]["scores"][name]["expected"] == features["scores"][name]["expected"]
+
+
+def test_raw_pixels_are_scored_as_evaluate_does(result: Path, hashret: Callable) -> None:
+    run, pictures = result / "models" / "hash16bits_seed0", result / "pictures.csv"
+    words = ("--split", "test", "--device", "cpu", "--workers", 0, "--controls", "on", "--json")
+    status, out, err = hashret("evaluate", "--model", run, "--data", pictures, *words)
+    assert status == 0, err
+    (control,) = (each for each in json.loads(out)["results"] if each["name"].endswith("raw 32×32 pixels"))
+    (row,) = (each for each in read_result(result).document["rows"] if each["kind"] == "pixels")
+    assert row["name"] == "raw pixels, 32×32" and row["bits"] is None
+    for name in ("hit@1", "map@all"):
+        assert row["scores"][name] == control["scores"][name]
 
 
 def test_what_is_trained_is_not_trained_again(result: Path, hashret: Callable, capsys: Any) -> None:
@@ -385,6 +511,7 @@ def test_ranking_is_by_paired_differences(result: Path, hashret: Callable) -> No
         (lambda d: d.update(protocol_hash="0" * 16), "scores of different protocols cannot be ranked"),
         (lambda d: d["protocol"].update(name="cub-unseen"), "scores of different protocols cannot be ranked"),
         (lambda d: d.update(splits_hash="0" * 16), "of other pictures, labels or splits; run both on the same data"),
+        (lambda d: d.update(pictures_hash="0" * 16), "but the files of the pictures differ; run both on one copy"),
     ],
 )
 def test_results_of_different_cards_are_not_ranked(
@@ -538,7 +665,7 @@ def test_views_that_are_no_numbers_are_known_before_training(hashret: Callable, 
     table.write_csv(tmp_path / "table.csv")
     words = command(tmp_path / "table.csv", tmp_path / "out", "--leaks", "off")
     status, _, err = hashret(*["car-retrieval" if word == "cars-unseen" else word for word in words])
-    assert status == 2 and "are not all in degrees" in err
+    assert status == 2 and "are not all in degrees" in err and "--rule" not in err
     assert not (tmp_path / "out").exists()
 
 
@@ -639,6 +766,29 @@ def test_an_epoch_of_a_run_is_a_model_of_that_run(
     assert [name.rpartition(", ")[2] for name in frozen] == ["512 numbers", "24 numbers"]
 
 
+def test_a_model_without_its_run_says_itself_what_it_is_of(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    data = result.parent / "set"
+    words = ["train", "--data", data, "--runs", tmp_path, "--code-size", 16, *SMALL, "--objective", "classification"]
+    kinds = {"floats": ("features", FLOAT), "codes": ("codes", HASH)}
+    for name, (through, _) in kinds.items():
+        status, _, err = hashret(*words, "--exp-name", name, "--through", through, "--batch-size", 8)
+        assert status == 0, err
+    given: list[object] = []
+    for folder in (tmp_path / "floats", tmp_path / "codes", result / "models" / "hash16bits_seed0"):
+        alone = tmp_path / "alone" / folder.name
+        alone.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(folder / name, alone)
+        given += ["--model", alone]
+    words = ["protocol", "run", "cars-unseen", "--data", data, "--device", "cpu", "--workers", 0, *given]
+    status, out, err = hashret(*words, "--out", tmp_path / "out")
+    assert status == 0, err
+    models = read_result(tmp_path / "out").document["models"]
+    assert [(model["of"], model["of_known"]) for model in models] == [(FLOAT, True), (HASH, True), (HASH, False)]
+    assert out.count("nobody knows whether its codes were trained") == 1
+    assert "hash16bits_seed0: there is no run.json beside it" in out
+
+
 def test_a_picture_that_cannot_be_read_leaves_nothing_behind(result: Path, hashret: Callable, tmp_path: Path) -> None:
     shutil.copytree(result.parent / "set", tmp_path / "set")
     (tmp_path / "set/test/class05/00.png").write_bytes(b"junk")
@@ -688,13 +838,36 @@ def test_results_of_one_name_are_told_apart(result: Path, hashret: Callable, tmp
 
 
 def test_a_ranking_says_what_is_to_be_known_of_each_result(result: Path, hashret: Callable, tmp_path: Path) -> None:
-    other = spoil(result, tmp_path / "other", lambda d: d.update(leaks={"same": 2, "near": 1, "examples": ["a is b"]}))
+    other = spoil(result, tmp_path / "other", lambda d: d["leaks"].update(same=2, near=1, examples=["a is b"]))
     status, out, err = hashret("compare", result, other)
     assert status == 0, err
     assert "other: Leaks: 2 pictures in two splits, 1 more nearly: a is b" in out and "one: Leaks" not in out
     assert "one: hash 16 bits: not the card's recipe" in out
     status, out, err = hashret("compare", result, other, "--json")
     assert [len(each) for each in json.loads(out)["caveats"].values()] == [1, 2]
+
+
+def test_results_that_do_not_know_their_files_rank_and_say_so(result: Path, hashret: Callable, tmp_path: Path) -> None:
+    assert len(read_result(result).document["pictures_hash"]) == 16
+    unknown = spoil(result, tmp_path / "unknown", lambda d: d.update(pictures_hash=None))
+    older = spoil(result, tmp_path / "older", lambda d: d.pop("pictures_hash"))
+    status, out, err = hashret("compare", unknown, result, older)
+    assert status == 0, err
+    for name, said in (("unknown", True), ("older", True), ("one", False)):
+        assert (f"{name}: Nobody hashed the pictures' files" in out) == said
+    # Those that know are held against each other, whichever comes first.
+    other = spoil(result, tmp_path / "other", lambda d: d.update(pictures_hash="0" * 16))
+    status, out, err = hashret("compare", unknown, result, other)
+    assert (status, out) == (2, "") and "the files of the pictures differ" in err
+
+
+def test_results_of_before_copies_within_a_split_were_counted_are_read(
+    result: Path, hashret: Callable, tmp_path: Path
+) -> None:
+    other = spoil(result, tmp_path / "other", lambda d: d.update(leaks={"same": 0, "near": 0, "examples": []}))
+    status, out, err = hashret("compare", result, other)
+    assert status == 0, err
+    assert "other: Nobody looked for pictures that are twice in one split" in out and "one: Nobody" not in out
 
 
 def test_results_by_other_rules_are_not_ranked(result: Path, hashret: Callable, tmp_path: Path) -> None:
@@ -761,6 +934,10 @@ def test_list_and_show(hashret: Callable) -> None:
         (
             ["protocol", "run", "cub-hash", "--data", "x", "--out", "y", "--show_batch"],
             "--show_batch is a flag of compcars only",
+        ),
+        (
+            ["protocol", "run", "multi-label", "--data", "x", "--out", "y", "--least-pictures", 4],
+            "--least-pictures is 4, but a picture of multi-label can be of several classes",
         ),
         (
             ["protocol", "run", "compcars", "--epoch", 2, "--epochs", 3],

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--controls",
         choices=("on", "off"),
         default="off",
-        help="rank ITQ, LSH, frozen features, random codes too (default: off)",
+        help="rank ITQ, LSH, frozen features, raw pixels, random codes too (default: off)",
     )
     add_json_argument(parser)
 

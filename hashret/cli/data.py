@@ -41,7 +41,7 @@ Example:  hashret data check cars/
 
 Decodes every picture and prints one line a problem. Errors: a missing file, an unreadable picture, an id that occurs twice,
 exactly the same picture (pixel for pixel, whatever the file format) in two splits. Warnings: a label with a single picture,
-near-duplicates in two splits. Exit status 0 when there is no error, else 1."""
+near-duplicates in two splits, mirrored or not (crops are not found). Exit status 0 when there is no error, else 1."""
 
 SHEET = """\
 Example:  hashret data sheet cars/ --out cars.png --classes 8 --per-class 6

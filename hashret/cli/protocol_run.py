@@ -18,8 +18,8 @@ EXAMPLE = """\
 Example:  hashret protocol run cub-hash --data CUB_200_2011 --code-size 64 --out results/cub64
 
 Looks for pictures that are in two splits, trains by the card's recipes (or takes --model), encodes, searches and scores, and
-writes a result into --out that carries the card's hash. Float features, ITQ, LSH, the network before training and random codes
-are scored beside the codes; classes seen in training apart from unseen ones. Any setting of `hashret train` can be
+writes a result into --out that carries the card's hash. Float features, ITQ, LSH, the network before training, raw pixels and
+random codes are scored beside the codes; classes seen in training apart from unseen ones. Any setting of `hashret train` can be
 given in place of the card's: the result then says what was changed. Typed again, the command goes on where it was interrupted."""
 
 SOURCE_FLAGS = {"arch": "backbone", "epoch": "epochs", "lr_shrink": "step_factor"}
@@ -88,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
 
     card = find_card(args.name)
     if args.least_pictures is not None:
+        if card.several_labels:
+            raise UsageError(
+                f"--least-pictures is {args.least_pictures}, but a picture of {card.name} can be of several classes, large and "
+                "small; leave it out"
+            )
         card = dataclasses.replace(card, least_pictures=args.least_pictures)
     _translate(args, card)
     if args.exp_name is not None:

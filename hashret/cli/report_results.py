@@ -25,6 +25,7 @@ KINDS = {
     "itq of the gallery": "ITQ codes fitted to the gallery",
     "lsh": "LSH codes of the features",
     "frozen": "features before training",
+    "pixels": "raw pixels",
     "random": "random codes",
 }
 """What kinds of rows are called that are not called what they are."""

@@ -154,8 +154,7 @@ def compare(
                 f"{each.name} stands for {len(each.queries)} queries and {len(each.gallery)} gallery pictures, "
                 f"expected {len(queries)} and {len(gallery)}"
             )
-    labels: tuple[NDArray[Any], NDArray[Any]]
-    labels = _several(queries, gallery) if several_labels else numbered(queries.labels, gallery.labels)
+    labels = _labels(queries, gallery, several_labels)
     total = len(representations) * len(queries)
     results = []
     with tqdm(total=total, desc="scoring", unit="query", disable=None, delay=2, leave=False) as bar:
@@ -199,6 +198,18 @@ def _of_rankings(
         parts.append(score(representation.distances(rows), _relevant(labels_Q[rows], labels_N), valid(rows)))
         progress(rows.stop - rows.start)
     return RetrievalScores.merge(parts)
+
+
+def relevant_pairs(
+    queries: PictureTable, gallery: PictureTable, *, several_labels: bool = False
+) -> Callable[[slice], NDArray[np.bool_]]:
+    """A function from some of the queries to bool (those, N): whether gallery picture n is relevant for query q, by `compare`."""
+    labels_Q, labels_N = _labels(queries, gallery, several_labels)
+    return lambda rows: _relevant(labels_Q[rows], labels_N)
+
+
+def _labels(queries: PictureTable, gallery: PictureTable, several_labels: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    return _several(queries, gallery) if several_labels else numbered(queries.labels, gallery.labels)
 
 
 def _several(queries: PictureTable, gallery: PictureTable) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

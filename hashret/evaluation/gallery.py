@@ -20,6 +20,8 @@ from hashret.errors import UsageError
 RULES = ("auto", "self", "turntable")
 _PAIRS_AT_ONCE = 1 << 22
 _TURNTABLE_COLUMNS = ("colour", "time", "view")
+_ADVICE = "correct the column view, or take it out: then only a query's own picture leaves its gallery"
+"""Right for every command, with --rule or without: a table that does not have the columns is none of a turntable."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ def degrees(table: PictureTable) -> NDArray[np.float64]:
     try:
         degrees_N = np.array([float(view) for view in views])
     except ValueError as error:
-        raise UsageError(f"the views of {table.name} are not all in degrees ({error}); use --rule self") from None
+        raise UsageError(f"the views of {table.name} are not all in degrees ({error}); {_ADVICE}") from None
     if not np.isfinite(degrees_N).all():
-        raise UsageError(f"a view of {table.name} is NaN or infinite, expected degrees; use --rule self")
+        raise UsageError(f"a view of {table.name} is NaN or infinite, expected degrees; {_ADVICE}")
     return degrees_N
 
 

@@ -20,6 +20,8 @@ from hashret.data.sources import TABLE_NAME, open_source
 from hashret.data.splitting import split_unseen_classes
 from hashret.data.table import PictureTable
 from hashret.errors import DataError
+from hashret.evaluation.compare import relevant_pairs
+from hashret.evaluation.gallery import GalleryRule
 from hashret.protocols.card import Card, Size
 
 TRAINED_ON = ("train", "val")
@@ -151,27 +153,115 @@ def complete(card: Card, parts: Parts) -> bool | None:
 
 @dataclass(frozen=True)
 class Leaks:
-    """Pictures that are in two splits: exactly the same pixels, or nearly; how many, and sentences about the first."""
+    """Copies that make scores say something else than they should, and sentences about the first of each sort.
+
+    same, near: pictures that are in two splits, exactly the same pixels, or nearly (mirrored or not).
+    within_same, within_near: queries with a copy of themselves, pixel for pixel or nearly, that is in their gallery, of their own
+    split and relevant: they find it first, whatever was learnt. A copy that the gallery rule leaves out does not count.
+    other_class: pictures whose very pixels are also there with no class in common: one of the two labels is wrong.
+    """
 
     same: int
     near: int
+    within_same: int
+    within_near: int
+    other_class: int
     examples: list[str]
+    within_examples: list[str]
+    other_class_examples: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
         return dataclasses.asdict(self)
 
 
-def find_leaks(parts: Parts) -> Leaks:
-    """Every picture is decoded once. DataError for one that is missing or cannot be read: a protocol leaves none out."""
-    problems = check.check(parts.table)
-    broken = [problem for problem in problems if problem.kind in ("missing file", "unreadable picture")]
+def look_at(parts: Parts) -> check.Looks:
+    """Every picture, decoded once. DataError for one that is missing or cannot be read: a protocol leaves none out."""
+    looks, broken = check.look_at_all(parts.table)
     if broken:
         more = f" (and {len(broken) - 1:,} more)" if len(broken) > 1 else ""
         raise DataError(f"{broken[0].message}{more}; a protocol leaves no picture out: complete the data")
-    same = [problem.message for problem in problems if problem.kind == "same picture in two splits"]
-    near = [problem.message for problem in problems if problem.kind == "near-duplicate in two splits"]
-    return Leaks(len(same), len(near), [*same, *near][:SHOWN_LEAKS])
+    return looks
+
+
+def pictures_hash(parts: Parts, looks: check.Looks) -> str:
+    """sha256 in hex, the first 16 digits, of every picture in order of ids: the bytes of its file, and its box.
+
+    Of files and not of pixels, as decoders of JPEG differ by a grey level from one version or machine to another: honest results
+    of the same files would not compare. The price is that the same pixels in another file format count as other pictures.
+    """
+    table = parts.table
+    digest = hashlib.sha256()
+    for row in sorted(range(len(table)), key=table.ids.__getitem__):
+        digest.update(f"{table.ids[row]}\t{looks.files[row].hex()}\t{table.box(row)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def find_leaks(card: Card, parts: Parts, rule: GalleryRule, looks: check.Looks) -> Leaks:
+    """What is there twice among the pictures of a protocol, as `look_at` saw them."""
+    same = [problem.message for problem in check.same_in_two_splits(parts.table, looks)]
+    near = [problem.message for problem in check.near_in_two_splits(parts.table, looks)]
+    within_same, within_near = _copies_within(card, parts, rule, looks)
+    other_class = _of_other_classes(card, parts.table, looks)
+    return Leaks(
+        len(same),
+        len(near),
+        len(within_same),
+        len(within_near),
+        len(other_class),
+        [*same, *near][:SHOWN_LEAKS],
+        [*within_same, *within_near][:SHOWN_LEAKS],
+        other_class[:SHOWN_LEAKS],
+    )
+
+
+def _copies_within(card: Card, parts: Parts, rule: GalleryRule, looks: check.Looks) -> tuple[list[str], list[str]]:
+    """A sentence for each query with an exact copy that is right for it, and for each other one with a near copy."""
+    table = parts.table
+    splits = np.array(table.splits, dtype=object)
+    shared = np.intersect1d(splits[parts.queries].astype(str), splits[parts.gallery].astype(str))
+    if not len(shared):
+        return [], []  # copies in two splits are counted as such
+    queries, gallery = table.select(parts.queries), table.select(parts.gallery)
+    valid = rule.between(queries, gallery)
+    relevant = relevant_pairs(queries, gallery, several_labels=card.several_labels)
+    splits_Q, splits_N = splits[parts.queries], splits[parts.gallery]
+
+    def counts(number: int) -> NDArray[np.bool_]:
+        one = slice(number, number + 1)
+        counted: NDArray[np.bool_] = valid(one)[0] & relevant(one)[0] & (splits_N == splits_Q[number])
+        return counted
+
+    # Every picture was read, so places in `looks` are rows of the table.
+    place = {row: number for number, row in enumerate(parts.gallery.tolist())}
+    group_of = {row: group for group in check.same_pixels(looks) for row in group}
+    same: dict[int, str] = {}
+    for number, row in enumerate(parts.queries.tolist()):
+        others = [place[other] for other in group_of.get(row, ()) if other != row and other in place]
+        right = [other for other in others if counts(number)[other]] if others else []
+        if right:
+            same[row] = f"{table.ids[row]} has exactly the pixels of {gallery.ids[right[0]]}"
+    near = {}
+    for row, nearest, mirrored, _ in check.near_duplicates(looks, parts.queries, parts.gallery, counts):
+        if row not in same:
+            how = ", mirrored" if mirrored else ""
+            near[row] = f"{table.ids[row]} looks nearly the same as {table.ids[nearest]}{how}"
+    return list(same.values()), list(near.values())
+
+
+def _of_other_classes(card: Card, table: PictureTable, looks: check.Looks) -> list[str]:
+    """A sentence for each labelled picture whose pixels are also there with no class in common."""
+    of_row = table.label_lists() if card.several_labels else [[label] if label else [] for label in table.labels]
+    sentences = []
+    for group in check.same_pixels(looks):
+        first = {tuple(of_row[row]): row for row in reversed(group) if of_row[row]}
+        for row in group:
+            other = next((each for names, each in first.items() if set(names).isdisjoint(of_row[row])), None)
+            if other is not None and of_row[row]:
+                sentences.append(
+                    f"{table.ids[row]} ({table.labels[row]}) has exactly the pixels of {table.ids[other]} ({table.labels[other]})"
+                )
+    return sentences
 
 
 # ---- what is done to an ordinary table ------------------------------------------------------------------------------

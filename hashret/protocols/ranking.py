@@ -32,7 +32,10 @@ class Ranked:
 
 
 def check_same_card(results: Sequence[Result]) -> None:
-    """UsageError unless all are of the same card, the same version of it, the same pictures in the same parts, and one rule."""
+    """UsageError unless all are of the same card, the same version of it, the same pictures in the same parts, and one rule.
+
+    Pictures are the same by id, label and split, and by the bytes of their files as far as results know them.
+    """
     first = results[0]
     for other in results[1:]:
         if other.card != first.card:
@@ -49,6 +52,13 @@ def check_same_card(results: Sequence[Result]) -> None:
                 f"{first.folder} and {other.folder} are of {first.card[0]}, but other pictures leave a query's gallery "
                 f"({first.document['rule']}; {other.document['rule']}); run both on the same data"
             )
+    known = [result for result in results if result.document["pictures_hash"] is not None]
+    for other in known[1:]:
+        if other.document["pictures_hash"] != known[0].document["pictures_hash"]:
+            raise UsageError(
+                f"{known[0].folder} and {other.folder} are of the same ids, labels and splits, but the files of the pictures "
+                "differ; run both on one copy of the data"
+            )
 
 
 def names_of(results: Sequence[Result]) -> list[str]:
@@ -58,7 +68,7 @@ def names_of(results: Sequence[Result]) -> list[str]:
 
 
 def rank(results: Sequence[Result], *, controls: bool = False) -> list[Ranked]:
-    """All rows of all results, the best first, ties in the order given; controls (ITQ, LSH, frozen, random) only when asked for.
+    """All rows of all results, the best first, ties in the order given; controls (of rows.CONTROLS) only when asked for.
 
     Differences are of the same queries (paired bootstrap, 1,000 resamples), each against the first row of the ranking.
     """

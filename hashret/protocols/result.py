@@ -68,6 +68,7 @@ def document_of(
     *,
     source: str,
     leaks: Leaks | None,
+    pictures_hash: str | None,
     rule: str,
     models: Sequence[Mapping[str, Any]],
     curves: Mapping[str, Any],
@@ -76,7 +77,7 @@ def document_of(
     searches: Mapping[str, Any] | None,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What result.json says, as JSON values. leaks: None where nobody looked. strangers: by model and
+    """What result.json says, as JSON values. leaks, pictures_hash: None where nobody looked. strangers: by model and
     way, searches: by model, None where the card asks for none. facts: of the machine and the time it took."""
     seen = parts.seen()[scored[0].scores.scored_Q]
     return {
@@ -86,6 +87,7 @@ def document_of(
         "protocol": card.as_dict(),
         "protocol_hash": card.hash,
         "splits_hash": parts.hash,
+        "pictures_hash": pictures_hash,
         "data": {
             "source": source,
             "name": parts.table.name,
@@ -176,6 +178,7 @@ def read_result(folder: Path) -> Result:
         raise DataError(
             f"the result in {folder} is damaged, or of a newer version ({error}); run its protocol again"
         ) from None
+    document.setdefault("pictures_hash", None)  # an earlier result has none: what it says is true without it
     return Result(folder, document, ids, per_query)
 
 
@@ -184,10 +187,12 @@ def caveats(document: dict[str, Any]) -> list[str]:
     sentences = []
     leaks, data = document["leaks"], document["data"]
     if leaks is None:
-        sentences.append("Nobody looked for pictures in two splits (--leaks off).")
-    elif leaks["same"] or leaks["near"]:
+        sentences.append("Nobody looked for pictures in two splits, or twice in one (--leaks off).")
+    else:
+        sentences += leak_caveats(leaks)
+    if document.get("pictures_hash") is None:
         sentences.append(
-            f"Leaks: {leaks['same']:,} pictures in two splits, {leaks['near']:,} more nearly: {leaks['examples'][0]}"
+            "Nobody hashed the pictures' files: it ranks beside results of the same ids, labels and splits, whatever they show."
         )
     if data["complete"] is False:
         have = ", ".join(f"{split} {size['pictures']:,} of {size['classes']}" for split, size in data["splits"].items())
@@ -202,7 +207,37 @@ def caveats(document: dict[str, Any]) -> list[str]:
                 f"{model['name']}: trained elsewhere, on what is not known here: it may have seen the queries, and seen and "
                 "unseen classes are told by the training pictures of this protocol."
             )
+        if not model.get("of_known", True):
+            sentences.append(
+                f"{model['name']}: there is no run.json beside it, so nobody knows whether its codes were trained; if they were "
+                "not, its rows of codes mean nothing."
+            )
         if model["changed"]:
             changed = ", ".join(f"{name} {value}" for name, value in model["changed"].items())
             sentences.append(f"{model['name']}: not the card's recipe, changed: {changed}.")
+    return sentences
+
+
+def leak_caveats(leaks: Mapping[str, Any]) -> list[str]:
+    """A sentence for each sort of copies that were found. Results of before copies within a split were counted say so."""
+    sentences = []
+    if leaks["same"] or leaks["near"]:
+        sentences.append(
+            f"Leaks: {leaks['same']:,} pictures in two splits, {leaks['near']:,} more nearly: {leaks['examples'][0]}"
+        )
+    if "within_same" not in leaks:
+        return [
+            *sentences,
+            "Nobody looked for pictures that are twice in one split: an older hashret made this result.",
+        ]
+    if leaks["within_same"] or leaks["within_near"]:
+        sentences.append(
+            f"Copies: {leaks['within_same']:,} queries find exactly the same picture in their own split, "
+            f"{leaks['within_near']:,} more nearly the same, which flatters the scores: {leaks['within_examples'][0]}"
+        )
+    if leaks["other_class"]:
+        sentences.append(
+            f"Labels: {leaks['other_class']:,} pictures are also there as another class, so some labels are wrong: "
+            f"{leaks['other_class_examples'][0]}"
+        )
     return sentences

@@ -1,7 +1,7 @@
 """What is scored side by side for each model: its codes and features, and what they have to beat.
 
 Beside a model's own rows: ITQ and LSH fitted to its features on the training pictures, ITQ fitted to those of the searched
-pictures, the features its network had before it was trained, and random codes.
+pictures, the features its network had before it was trained, raw pixels, and random codes.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from numpy.typing import NDArray
 from hashret.codes import bytes_per_code
 from hashret.encoding import encode_table
 from hashret.evaluation.compare import Asymmetric, Representation, TwoStage
-from hashret.evaluation.controls import untrained_features
+from hashret.evaluation.controls import pixel_vectors, untrained_features
 from hashret.model.folder import epoch_folder
 from hashret.model.hasher import Hasher, build
+from hashret.model.heads import ProjectionHead
 from hashret.model.projection import codes_of
-from hashret.protocols.card import FLOAT
+from hashret.protocols.card import FLOAT, HASH
 from hashret.protocols.parts import Parts
 from hashret.training import posthoc
 from hashret.training.options import TrainingOptions
 from hashret.training.runs import RUN_FILE, Run
 
 CODES, ASYMMETRIC, FEATURES, TWO_STAGE = "codes", "asymmetric", "features", "two-stage"
-ITQ, LSH, GALLERY_ITQ, FROZEN, RANDOM = "itq", "lsh", "itq of the gallery", "frozen", "random"
-CONTROLS = (ITQ, LSH, GALLERY_ITQ, FROZEN, RANDOM)
+ITQ, LSH, GALLERY_ITQ, FROZEN, PIXELS, RANDOM = "itq", "lsh", "itq of the gallery", "frozen", "pixels", "random"
+CONTROLS = (ITQ, LSH, GALLERY_ITQ, FROZEN, PIXELS, RANDOM)
 SHORTLIST = 100
 """Codes that two-stage search ranks anew."""
 
@@ -137,6 +138,14 @@ def frozen_row(
     return Row("", FROZEN, Representation(name, features[queries], features[gallery]))
 
 
+def pixels_row(parts: Parts) -> Row:
+    """Pictures at 32×32 pixels, compared as they are: what scores without any model, by backgrounds, light and paint."""
+    tested = np.union1d(parts.queries, parts.gallery)
+    vectors = pixel_vectors(parts.table.select(tested))
+    queries, gallery = (np.searchsorted(tested, rows) for rows in (parts.queries, parts.gallery))
+    return Row("", PIXELS, Representation("raw pixels, 32×32", vectors[queries], vectors[gallery]))
+
+
 def random_row(parts: Parts, bits: int) -> Row:
     """Random codes, the same for the same picture: what guessing scores."""
     rng = np.random.default_rng(0)
@@ -153,6 +162,20 @@ def run_of(folder: Path) -> Run | None:
         if (place / RUN_FILE).is_file() and (place == folder or epoch_folder(place, 0).parent == folder.parent):
             return Run(place)
     return None
+
+
+def kind_of(folder: Path, hasher: Hasher) -> tuple[str, bool]:
+    """Whether a model is of HASH or FLOAT, by whether its codes were trained; and whether that is known.
+
+    Its run says so. Without it the model does where it can: a classifier is kept of the objectives that are one, and what it
+    reads is what was trained; a head that was fitted to features makes codes in earnest. Any other is taken for one of codes.
+    """
+    options = options_of(folder)
+    if options is not None:
+        return (HASH if options.trains_codes else FLOAT), True
+    if hasher.classifier is not None:
+        return (FLOAT if hasher.classifier.through == "features" else HASH), True
+    return HASH, isinstance(hasher.network.head, ProjectionHead)
 
 
 def options_of(folder: Path) -> TrainingOptions | None:

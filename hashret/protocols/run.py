@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 import hashret
+from hashret.data.check import Looks
 from hashret.data.table import PictureTable
 from hashret.errors import HashretError, UsageError
 from hashret.evaluation.compare import compare
@@ -29,11 +30,11 @@ from hashret.model.folder import resolve_model
 from hashret.model.hasher import Hasher
 from hashret.protocols import models, rows
 from hashret.protocols.batch import training_batch
-from hashret.protocols.card import FLOAT, HASH, Card, StandIn
-from hashret.protocols.parts import Leaks, Parts, check_answers, find_leaks, read_parts
+from hashret.protocols.card import FLOAT, Card, StandIn
+from hashret.protocols.parts import Leaks, Parts, check_answers, find_leaks, look_at, pictures_hash, read_parts
 from hashret.protocols.product_search import check_installed, product_beside_exact
 from hashret.protocols.rejection import rejection
-from hashret.protocols.result import RESULT_FILE, document_of, write_result
+from hashret.protocols.result import RESULT_FILE, document_of, leak_caveats, write_result
 from hashret.training.options import TrainingOptions
 
 PICTURES = "pictures.csv"
@@ -67,12 +68,16 @@ class Request:
 
 @dataclass(frozen=True)
 class _Model:
-    """A model that is scored: its name in the result, what it is of, where it lies, and what the result says of its training."""
+    """A model that is scored: its name in the result, what it is of, where it lies, and what the result says of its training.
+
+    of_known: whether it is known what it is of.
+    """
 
     name: str
     of: str
     folder: Path
     changed: Mapping[str, Any] | None
+    of_known: bool = True
 
 
 def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[str, Any]:
@@ -117,7 +122,9 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         folder = out / MODELS / f"{recipe.name.replace(' ', '')}_seed{recipe.options.seed}"
         models.check_same(recipe, asked, folder)
         trainings[folder] = recipe
-    leaks = _leaks(parts) if request.leaks else None
+    looks = look_at(parts) if request.leaks else None
+    leaks = None if looks is None else _leaks(card, parts, rule, looks)
+    hashed = None if looks is None else pictures_hash(parts, looks)
     out.mkdir(parents=True, exist_ok=True)
     try:
         parts.table.write_csv(pictures)
@@ -153,6 +160,7 @@ def run_protocol(card: Card, source: str, out: Path, request: Request) -> dict[s
         scored,
         source=source,
         leaks=leaks,
+        pictures_hash=hashed,
         rule=rule.sentence,
         models=[_described(model, parts) for model in scored_models],
         curves=_curves(compared, queries, gallery, rule, card),
@@ -190,14 +198,13 @@ def _drawn(stand_in: StandIn, folder: Path) -> Path:
     ).parent
 
 
-def _leaks(parts: Parts) -> Leaks:
-    leaks = find_leaks(parts)
-    if leaks.same or leaks.near:
-        _log.warning(
-            "%d pictures are in two splits, %d more nearly; the first: %s", leaks.same, leaks.near, leaks.examples[0]
-        )
-    else:
-        _log.info("no picture is in two splits, not even nearly")
+def _leaks(card: Card, parts: Parts, rule: GalleryRule, looks: Looks) -> Leaks:
+    leaks = find_leaks(card, parts, rule, looks)
+    sentences = leak_caveats(leaks.as_dict())
+    for sentence in sentences:
+        _log.warning("%s", sentence)
+    if not sentences:
+        _log.info("no picture is in two splits or finds a copy of itself, not even nearly")
     return leaks
 
 
@@ -258,7 +265,7 @@ def _strangers(given: Sequence[_Model], parts: Parts, request: Request, workplac
 
 
 def _given(names: Sequence[str]) -> list[_Model]:
-    """Models that were trained elsewhere, called by their folders; a run whose codes were never trained is a float model.
+    """Models that were trained elsewhere, called by their folders; one whose codes were never trained is a float model.
 
     Folders of one name are called as they were typed: rows, curves and strangers are told apart by the names of models.
     UsageError for a model that is named twice.
@@ -269,12 +276,9 @@ def _given(names: Sequence[str]) -> list[_Model]:
         folder = resolve_model(name)
         if any(folder.samefile(other.folder) for other in found):
             raise UsageError(f"--model names {folder} twice; name every model once")
-        Hasher.from_pretrained(
-            folder
-        )  # one that cannot be read, or takes no pictures, is known before anything is written
-        options = rows.options_of(folder)
-        of = FLOAT if options is not None and not options.trains_codes else HASH
-        found.append(_Model(last if short.count(last) == 1 else str(Path(name)), of, folder, None))
+        # One that cannot be read, or takes no pictures, is known before anything is written.
+        of, is_known = rows.kind_of(folder, Hasher.from_pretrained(folder))
+        found.append(_Model(last if short.count(last) == 1 else str(Path(name)), of, folder, None, is_known))
     return found
 
 
@@ -310,7 +314,7 @@ def _rows(
     workplace: Path,
     valid: Callable[[slice], NDArray[np.bool_]],
 ) -> list[rows.Row]:
-    """The rows of all models, then what is the same for all: the network before training, and guessing."""
+    """The rows of all models, then what is the same for all: the network before training, raw pixels, and guessing."""
     code_sizes = request.code_sizes or card.code_sizes
     found: list[rows.Row] = []
     frozen: dict[tuple[Any, ...], rows.Row] = {}
@@ -324,7 +328,7 @@ def _rows(
         if began not in frozen:
             frozen[began] = rows.frozen_row(hasher, options, parts, workplace=workplace, workers=request.workers)
     bits = [row.bits for row in found if row.bits is not None]
-    return [*found, *frozen.values(), rows.random_row(parts, max(bits))]
+    return [*found, *frozen.values(), rows.pixels_row(parts), rows.random_row(parts, max(bits))]
 
 
 def _began(options: TrainingOptions | None, hasher: Hasher) -> tuple[Any, ...]:
@@ -344,6 +348,7 @@ def _described(model: _Model, parts: Parts) -> dict[str, Any]:
     return {
         "name": model.name,
         "of": model.of,
+        "of_known": model.of_known,
         "folder": str(model.folder),
         "fingerprint": Hasher.from_pretrained(model.folder).fingerprint(),
         "changed": model.changed,

@@ -28,7 +28,7 @@ ARROWS = {
     "showing": {"index", "sheets", "encoding"},
     "evaluation": {"metrics", "index", "encoding"},
     "report": {"evaluation", "sheets"},
-    "protocols": {"training", "evaluation", "sheets"},
+    "protocols": {"training", "evaluation", "sheets", "report"},
     "cli": {"training", "evaluation", "following", "showing", "sheets", "report", "protocols"},
 }
 WITHOUT_TORCH = ("errors", "images", "codes", "hamming", "metrics", "index", "sheets")

@@ -1,0 +1,182 @@
+"""The GPU: the one module that knows how to find it, compile for it, and bring arrays there and back.
+
+Kernels are CUDA C++ in kernels/, compiled for the chip and the code size by NVRTC through cuda-core (`pip install
+"hashret[gpu]"`); torch is not needed. All else talks to a `Device`, and tests bring one that runs the same source on the CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hashret.errors import UsageError
+
+_log = logging.getLogger("hashret.hamming")
+
+_FOLDER = Path(__file__).parent / "kernels"
+_SOURCES = ("codes.cuh", "rows.cu", "reach.cu", "select.cu")
+
+
+class Held(NamedTuple):
+    """An array in a device's memory."""
+
+    memory: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Kernels(Protocol):
+    """The kernels for one code size, ready to run."""
+
+    def run(self, name: str, blocks: tuple[int, int], threads: int, *arguments: Held | int | None) -> None:
+        """Start a kernel; what was started before it is done before it. None is a null pointer."""
+
+
+class Device(Protocol):
+    """What searches need of a GPU."""
+
+    name: str
+    multiprocessors: int
+
+    def kernels(self, n_words: int) -> Kernels:
+        """The kernels for codes of so many 64-bit words."""
+        ...
+
+    def put(self, array: npt.NDArray[Any]) -> Held:
+        """A copy on the device; ready for kernels that are started afterwards."""
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
+        """An array on the device, of anything."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
+        """An array of zeros on the device."""
+        ...
+
+    def get(self, held: Held) -> npt.NDArray[Any]:
+        """A copy in memory, once all that was started is done."""
+        ...
+
+
+def source(n_words: int) -> str:
+    """The kernels for codes of so many 64-bit words, as one text."""
+    lines = [f"#define WORDS {n_words}\n"]
+    for name in _SOURCES:
+        lines += [f'#line 1 "{name}"\n', (_FOLDER / name).read_text("utf-8")]
+    return "".join(lines)
+
+
+def compiled(n_words: int, arch: str, log: Any = None) -> Any:
+    """The kernels (cuda.core.ObjectCode) for a chip such as "sm_90"; needs no GPU. log: a file for the report of resources."""
+    from cuda.core import Program, ProgramOptions
+
+    options = ProgramOptions(arch=arch, std="c++17", ptxas_options=["-v"] if log else None)
+    return Program(source(n_words), "c++", options).compile("cubin", logs=log)
+
+
+@functools.cache
+def open_device(number: int = 0) -> Device:
+    """A CUDA GPU; UsageError with the reason where there is none."""
+    asked = f"device cuda{f':{number}' if number else ''} was asked for, but"
+    try:
+        import cuda.core  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f'{asked} cuda-core is not installed; pip install "hashret[gpu]", or use device cpu'
+        ) from error
+    try:
+        return CudaDevice(number)
+    except Exception as error:  # Whatever a missing or broken driver raises: the classes are not part of its interface.
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(f"{asked} there is no usable CUDA GPU ({why}); use device cpu") from error
+
+
+class CudaDevice:
+    """A GPU through cuda-core, on one stream."""
+
+    def __init__(self, number: int) -> None:
+        """The GPU of that number."""
+        from cuda.core import Device as CoreDevice
+        from cuda.core import LegacyPinnedMemoryResource
+
+        self._device = CoreDevice(number)
+        self._device.set_current()
+        self._stream = self._device.create_stream()
+        self._pinned = LegacyPinnedMemoryResource()
+        self._kernels: dict[int, Kernels] = {}
+        self.name = str(self._device.name)
+        self.multiprocessors = int(self._device.properties.multiprocessor_count)
+        _log.info("device: cuda:%d (%s)", number, self.name)
+
+    def kernels(self, n_words: int) -> Kernels:
+        """The kernels for codes of so many words, compiled on first use."""
+        if n_words not in self._kernels:
+            code = compiled(n_words, f"sm_{self._device.arch}")
+            self._kernels[n_words] = _CudaKernels(code, self._stream)
+        return self._kernels[n_words]
+
+    def put(self, array: npt.NDArray[Any]) -> Held:
+        """A copy on the device, through pinned memory."""
+        held = self.empty(array.shape, array.dtype)
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        if not flat.size:
+            return held
+        staged = self._pinned.allocate(min(_PIECE, flat.size), stream=self._stream)
+        for first in range(0, flat.size, _PIECE):
+            part = flat[first : first + _PIECE]
+            np.from_dlpack(staged).view(np.uint8)[: part.size] = part
+            _piece(held.memory, first, part.size).copy_from(_piece(staged, 0, part.size), stream=self._stream)
+            self._stream.sync()
+        return held
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
+        """An array on the device, of anything."""
+        n_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
+        return Held(self._device.allocate(n_bytes, stream=self._stream), shape, np.dtype(dtype))
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
+        """An array of zeros on the device."""
+        held = self.empty(shape, dtype)
+        held.memory.fill(0, stream=self._stream)
+        return held
+
+    def get(self, held: Held) -> npt.NDArray[Any]:
+        """A copy in memory, once all that was started is done."""
+        n_bytes = math.prod(held.shape) * held.dtype.itemsize
+        staged = self._pinned.allocate(max(1, n_bytes), stream=self._stream)
+        _piece(held.memory, 0, max(1, n_bytes)).copy_to(staged, stream=self._stream)
+        self._stream.sync()
+        copied: npt.NDArray[Any] = np.from_dlpack(staged).view(np.uint8)[:n_bytes].copy()
+        return copied.view(held.dtype).reshape(held.shape)
+
+
+class _CudaKernels:
+    """Compiled kernels, and the stream that they run on."""
+
+    def __init__(self, code: Any, stream: Any) -> None:
+        self._code, self._stream = code, stream
+
+    def run(self, name: str, blocks: tuple[int, int], threads: int, *arguments: Held | int | None) -> None:
+        """Start a kernel; what was started before it is done before it. None is a null pointer."""
+        from cuda.core import LaunchConfig, launch
+
+        given = [x.memory if isinstance(x, Held) else np.int64(x or 0) for x in arguments]
+        launch(self._stream, LaunchConfig(grid=blocks, block=threads), self._code.get_kernel(name), *given)
+
+
+def _piece(memory: Any, first: int, n_bytes: int) -> Any:
+    """So many bytes of a buffer as a buffer."""
+    from cuda.core import Buffer
+
+    return Buffer.from_handle(int(memory.handle) + first, n_bytes, owner=memory)
+
+
+_PIECE = 1 << 26
+"""Bytes of pinned memory that are filled at a time."""

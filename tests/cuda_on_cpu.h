@@ -1,8 +1,8 @@
-// CUDA on a CPU: enough of it to run this project's kernels, unaltered, in tests. Compiled with g++ or clang++, before the kernels.
+// CUDA on a CPU: enough of it to run this project's kernels, unaltered, in tests. Compiled with g++ or clang++, before them.
 //
-// Blocks run one after the other. Each thread of a block is a fibre that runs until it waits: at __syncthreads for its block, in a warp
-// function for its warp. Which goes next is drawn from a seed, so that what depends on luck fails for some seed. A barrier that some
-// threads of the block never reach is an error. Shared memory begins with arbitrary bytes in every block.
+// Blocks run one after the other. Each thread of a block is a fibre that runs until it waits: at __syncthreads for its block, in
+// a warp function for its warp. Which goes next is drawn from a seed, so that what depends on luck fails for some seed. A barrier
+// that some threads of the block never reach is an error. Shared memory begins with arbitrary bytes in every block.
 
 #include <ucontext.h>
 
@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
+#include <cstdlib>
+#include <initializer_list>
 #include <random>
 #include <vector>
 
@@ -23,8 +25,8 @@
 struct ulonglong2 {
     unsigned long long x, y;
 };
-struct uint4 {
-    unsigned int x, y, z, w;
+struct int4 {
+    int x, y, z, w;
 };
 struct Place {
     unsigned int x, y, z;
@@ -61,8 +63,8 @@ typedef unsigned long long Argument;
 struct Fibre {
     ucontext_t context;
     Waits waits;
-    int steps;                       // warp functions it has begun
-    unsigned int given[2];           // to the last two of them
+    int steps;                 // warp functions it has begun
+    unsigned int given[2][6];  // to the last two of them
 };
 
 static std::vector<Fibre> fibres;
@@ -78,13 +80,18 @@ inline void wait(Waits what) {
     swapcontext(&fibres[running].context, &scheduler);
 }
 
-// Every lane gives a number; when all have, each may see those of the others.
-inline const Fibre* exchange(unsigned int given, int* step) {
+// Every lane gives some numbers; when all have, each may see those of the others.
+struct Lanes {
+    const Fibre* first;
+    int step;
+    unsigned int of(int lane, int which = 0) const { return first[lane].given[step][which]; }
+};
+inline Lanes exchange(std::initializer_list<unsigned int> given) {
     Fibre& mine = fibres[running];
-    *step = mine.steps++ % 2;
-    mine.given[*step] = given;
+    const int step = mine.steps++ % 2;
+    std::copy(given.begin(), given.end(), mine.given[step]);
     wait(FOR_WARP);
-    return &fibres[running / WARP * WARP];
+    return {&fibres[running / WARP * WARP], step};
 }
 
 static void body() {
@@ -139,32 +146,48 @@ inline void __syncthreads() { simulated::wait(simulated::FOR_BLOCK); }
 inline void __syncwarp(unsigned int = 0xffffffffu) { simulated::wait(simulated::FOR_WARP); }
 
 inline unsigned int __ballot_sync(unsigned int, int holds) {
-    int step;
-    const simulated::Fibre* lanes = simulated::exchange(holds != 0, &step);
+    const auto lanes = simulated::exchange({holds != 0});
     unsigned int found = 0;
-    for (int lane = 0; lane < simulated::WARP; lane++) found |= lanes[lane].given[step] << lane;
+    for (int lane = 0; lane < simulated::WARP; lane++) found |= lanes.of(lane) << lane;
     return found;
 }
-inline int __any_sync(unsigned int mask, int holds) { return __ballot_sync(mask, holds) != 0; }
-inline unsigned int __shfl_sync(unsigned int, unsigned int given, int from) {
-    int step;
-    return simulated::exchange(given, &step)[from % simulated::WARP].given[step];
+
+// The binary product of tensor cores, PTX ISA 9.2: A has words_a registers a lane, B half as many.
+inline void simulated_mma(int* d, int words_a, std::initializer_list<unsigned int> given, const int* c) {
+    const int lane = threadIdx.x % simulated::WARP;
+    const int begin[4] = {c[0], c[1], c[2], c[3]};
+    const auto lanes = simulated::exchange(given);
+    for (int i = 0; i < 4; i++) {
+        const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+        d[i] = begin[i];
+        for (int word = 0; word < 2 * words_a; word++) {
+            const unsigned int of_a = lanes.of(row % 8 * 4 + word % 4, row / 8 + 2 * (word / 4));
+            const unsigned int of_b = lanes.of(column * 4 + word % 4, words_a + word / 4);
+            d[i] += __builtin_popcount(of_a & of_b);
+        }
+    }
+}
+inline void mma_256(int* d, const unsigned int* a, unsigned int b0, unsigned int b1, const int* c) {
+    simulated_mma(d, 4, {a[0], a[1], a[2], a[3], b0, b1}, c);
+}
+inline void mma_128(int* d, const unsigned int* a, unsigned int b, const int* c) {
+    simulated_mma(d, 2, {a[0], a[1], b}, c);
 }
 
 extern char __start_shared_memory[], __stop_shared_memory[];
 __shared__ __attribute__((used)) int some_shared_memory;  // the section is there even if no kernel has any
 
 // Run a kernel whose arguments are all 64 bits wide, twelve at most. 0 if a barrier was not reached by all.
-extern "C" int simulate(void* kernel, unsigned int blocks_x, unsigned int blocks_y, unsigned int threads, const simulated::Argument* arguments,
-                        unsigned int seed) {
+extern "C" int simulate(void* kernel, unsigned int blocks_x, unsigned int blocks_y, unsigned int threads,
+                        const simulated::Argument* arguments, unsigned int seed) {
     using namespace simulated;
     fibres.assign(threads, Fibre());
     stacks.resize(threads * STACK_BYTES);
     simulated::kernel = kernel;
     simulated::arguments = arguments;
     call = [](void* f, const Argument* a) {
-        typedef void (*Twelve)(Argument, Argument, Argument, Argument, Argument, Argument, Argument, Argument, Argument, Argument, Argument, Argument);
-        ((Twelve)f)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]);
+        typedef Argument A;
+        ((void (*)(A, A, A, A, A, A, A, A, A, A, A, A))f)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]);
     };
     blockDim = {threads, 1, 1};
     gridDim = {blocks_x, blocks_y, 1};

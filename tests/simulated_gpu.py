@@ -27,17 +27,13 @@ JUNK = 0xA5
 
 @functools.cache
 def library(n_words: int) -> ctypes.CDLL:
-    """The kernels for codes of so many words, compiled for this process."""
-    folder = Path(tempfile.mkdtemp(prefix="hashret-simulated-"))
-    try:
-        built = build(source(n_words), folder)
-        return ctypes.CDLL(str(built))
-    finally:
-        shutil.rmtree(folder)
+    """The kernels for codes of so many words, compiled once in a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load(source(n_words), Path(folder))
 
 
-def build(kernels: str, folder: Path) -> Path:
-    """A shared library of kernels and the simulator."""
+def load(kernels: str, folder: Path) -> ctypes.CDLL:
+    """Kernels with the simulator before them, compiled in a folder."""
     assert COMPILER is not None
     text = f"{HEADER.read_text('utf-8')}\n{kernels}"
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -46,13 +42,7 @@ def build(kernels: str, folder: Path) -> Path:
     options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
     done = subprocess.run([COMPILER, *options, f"{name}.cpp", "-o", built], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return built
-
-
-def run_alone(kernel: str, folder: Path, threads: int) -> bool:
-    """Run one block of a kernel named `broken` that takes no arguments; whether all its barriers were reached by all."""
-    built = ctypes.CDLL(str(build(kernel, folder)))
-    return bool(built.simulate(built.broken, 1, 1, threads, (ctypes.c_uint64 * 12)(), 0))
+    return ctypes.CDLL(str(built))
 
 
 class SimulatedGpu:
@@ -61,7 +51,8 @@ class SimulatedGpu:
     name = "simulated"
     multiprocessors = 2
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, multiplies_bits: bool = True) -> None:
+        self.multiplies_bits = multiplies_bits
         self._random = np.random.default_rng(seed)
         self._guards: list[npt.NDArray[np.uint8]] = []
         self.started: list[str] = []

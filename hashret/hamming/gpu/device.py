@@ -21,6 +21,7 @@ _log = logging.getLogger("hashret.hamming")
 
 _FOLDER = Path(__file__).parent / "kernels"
 _SOURCES = ("codes.cuh", "rows.cu", "reach.cu", "select.cu")
+_OF_TENSOR_CORES = "tensor.cu"
 
 
 class Held(NamedTuple):
@@ -43,6 +44,8 @@ class Device(Protocol):
 
     name: str
     multiprocessors: int
+    multiplies_bits: bool
+    """Whether its tensor cores have the binary product; others would be slower with it than without."""
 
     def kernels(self, n_words: int) -> Kernels:
         """The kernels for codes of so many 64-bit words."""
@@ -65,10 +68,15 @@ class Device(Protocol):
         ...
 
 
-def source(n_words: int) -> str:
+def multiplies_bits(arch: str) -> bool:
+    """Whether a chip such as "sm_90" has the tensor cores' binary product; later ones emulate it."""
+    return 80 <= int(arch.removeprefix("sm_")) < 100
+
+
+def source(n_words: int, with_tensor_cores: bool = True) -> str:
     """The kernels for codes of so many 64-bit words, as one text."""
     lines = [f"#define WORDS {n_words}\n"]
-    for name in _SOURCES:
+    for name in (*_SOURCES, _OF_TENSOR_CORES) if with_tensor_cores else _SOURCES:
         lines += [f'#line 1 "{name}"\n', (_FOLDER / name).read_text("utf-8")]
     return "".join(lines)
 
@@ -78,7 +86,7 @@ def compiled(n_words: int, arch: str, log: Any = None) -> Any:
     from cuda.core import Program, ProgramOptions
 
     options = ProgramOptions(arch=arch, std="c++17", ptxas_options=["-v"] if log else None)
-    return Program(source(n_words), "c++", options).compile("cubin", logs=log)
+    return Program(source(n_words, multiplies_bits(arch)), "c++", options).compile("cubin", logs=log)
 
 
 @functools.cache
@@ -113,12 +121,14 @@ class CudaDevice:
         self._kernels: dict[int, Kernels] = {}
         self.name = str(self._device.name)
         self.multiprocessors = int(self._device.properties.multiprocessor_count)
+        self._arch = f"sm_{self._device.arch}"
+        self.multiplies_bits = multiplies_bits(self._arch)
         _log.info("device: cuda:%d (%s)", number, self.name)
 
     def kernels(self, n_words: int) -> Kernels:
         """The kernels for codes of so many words, compiled on first use."""
         if n_words not in self._kernels:
-            code = compiled(n_words, f"sm_{self._device.arch}")
+            code = compiled(n_words, self._arch)
             self._kernels[n_words] = _CudaKernels(code, self._stream)
         return self._kernels[n_words]
 

@@ -25,6 +25,8 @@ from hashret.hamming import words
 from hashret.hamming.gpu.device import Device, Held
 from hashret.hamming.merge import Found
 
+FoundWithin = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
+
 SAMPLE = 1 << 18
 """Rows of a sample at least, about."""
 MOST_STRIDE = 256
@@ -39,8 +41,10 @@ LEAST_ROOM = 1 << 13
 """Keys that a query has room for at least; TIE_CHUNK and 2k fit in."""
 ROOM_BYTES = 1 << 30
 """Device memory for the keys of queries that are searched at once."""
-WHOLE_LOT_WORDS = 16
-"""Words of queries that a thread holds at once."""
+LOT_WORDS = 8
+"""Words of queries that a thread holds at once; as in rows.cu."""
+BATCH_FROM = 5
+"""Queries from which tensor cores pay; fewer wait for memory anyway."""
 THREADS = 256
 
 
@@ -72,7 +76,7 @@ class Gallery:
     def _room(self, k: int) -> int:
         """Keys that a query has room for: most of a sample's steps from one distance to the next are less than eightfold."""
         expected = 8 * self._rank(k) * self._stride
-        return 1 << (max(LEAST_ROOM, 2 * k + TIE_CHUNK, min(expected, self.n)) - 1).bit_length()
+        return _power_of_two_from(max(LEAST_ROOM, 2 * k + TIE_CHUNK, min(expected, self.n)))
 
     @property
     def _stride(self) -> int:
@@ -95,41 +99,86 @@ class Gallery:
             self._kernels.run(
                 "reach_of_rank", (-(-n_queries // THREADS), 1), THREADS, histogram, n_queries, self._rank(k), reach
             )
-        all_rows = self._device.put(np.full(n_queries, self.n, np.int64))
-        found, counts = self._within(held, reach, all_rows, k, room)
+        found, counts = self._within(held, reach, None, k, room)
         short = np.flatnonzero((counts > room) | (counts < min(k, self._living)))
         if len(short):
             again = self._counted_reach(queries[short], k, room)
             found[0][short], found[1][short] = self._within(*again, k, room)[0]
         return found
 
+    def search_radii(self, queries_QB: Codes, radii_Q: npt.NDArray[np.int64]) -> FoundWithin:
+        """Offsets (Q + 1) int64, distances int32 and rows int64 within each query's radius, ascending by (distance, row)."""
+        queries, reach = words.padded(queries_QB), np.minimum(radii_Q, 64 * self.n_words).astype(np.int64)
+        nothing: Found = np.empty(0, np.int32), np.empty(0, np.int64)
+        found = [nothing] * len(queries)
+        waiting, room = np.arange(len(queries) if self._living else 0), LEAST_ROOM
+        while len(waiting):
+            at_once = max(1, ROOM_BYTES // (8 * room))
+            counted = [
+                self._take_within(queries, reach, waiting[first : first + at_once], room, found)
+                for first in range(0, len(waiting), at_once)
+            ]
+            # What did not fit has been counted: it fits the next time.
+            counts = np.concatenate(counted)
+            waiting = waiting[counts > room]
+            room = _power_of_two_from(int(counts.max()))
+        offsets = np.cumsum([0, *(len(rows) for _, rows in found)], dtype=np.int64)
+        distances, rows = (np.concatenate(parts) for parts in zip(nothing, *found, strict=True))
+        return offsets, distances, rows
+
+    def _take_within(
+        self,
+        queries: words.Words,
+        reach: npt.NDArray[np.int64],
+        group: npt.NDArray[np.intp],
+        room: int,
+        found: list[Found],
+    ) -> npt.NDArray[np.int64]:
+        """How many codes some of the queries reach; those of queries where they fit are put into `found`."""
+        keys, held_counts = self._scan(self._device.put(queries[group]), self._device.put(reach[group]), None, room)
+        counts = self._device.get(held_counts).astype(np.int64)
+        fits = counts <= room
+        most = int(counts[fits].max(initial=0))
+        if most:
+            distances, rows = (self._device.get(x) for x in self._select(keys, held_counts, most))
+            for i in np.flatnonzero(fits):
+                found[group[i]] = distances[i, : counts[i]], rows[i, : counts[i]]
+        return counts
+
     def _within(
-        self, queries: Held, reach: Held, ties_end: Held, k: int, room: int
+        self, queries: Held, reach: Held, ties_end: Held | None, k: int, room: int
     ) -> tuple[Found, npt.NDArray[np.int64]]:
         """The k nearest of what is within reach, and how many are; nothing good of queries where they do not fit."""
+        keys, counts = self._scan(queries, reach, ties_end, room)
+        distances, rows = self._select(keys, counts, k)
+        return (self._device.get(distances), self._device.get(rows)), self._device.get(counts).astype(np.int64)
+
+    def _scan(self, queries: Held, reach: Held, ties_end: Held | None, room: int) -> tuple[Held, Held]:
+        """Keys (Q, room) within reach in any order, and how many there are (Q), also beyond the room."""
         n_queries = queries.shape[0]
         keys = self._device.empty((n_queries, room), np.uint64)
         counts = self._device.zeros((n_queries,), np.uint64)
-        self._scan_rows(queries, reach, ties_end, keys, counts)
+        arguments = (self._codes, self.n, self._alive, queries, reach, ties_end, keys, counts, room)
+        if n_queries >= BATCH_FROM and self._device.multiplies_bits:
+            blocks = min(2 * self._device.multiprocessors, -(-self.n // THREADS))
+            self._kernels.run("scan_batch", (blocks, 1), THREADS, *arguments, n_queries)
+            return keys, counts
+        # Few queries at a time share a load of codes; the last may be fewer.
+        blocks, first = min(16 * self._device.multiprocessors, -(-self.n // THREADS)), 0
+        for lot in (4, 2, 1):
+            lots = (n_queries - first) // lot
+            if lots and lot <= max(1, LOT_WORDS // self.n_words):
+                self._kernels.run(f"scan_rows_{lot}", (blocks, lots), THREADS, *arguments, first)
+                first += lots * lot
+        return keys, counts
+
+    def _select(self, keys: Held, counts: Held, k: int) -> tuple[Held, Held]:
+        """Distances and rows (Q, k), in order, of the keys of a scan."""
+        n_queries, room = keys.shape
         distances = self._device.empty((n_queries, k), np.int32)
         rows = self._device.empty((n_queries, k), np.int64)
         self._kernels.run("select_nearest", (n_queries, 1), 512, keys, counts, room, k, distances, rows)
-        found = self._device.get(distances), self._device.get(rows)
-        return found, self._device.get(counts).astype(np.int64)
-
-    def _scan_rows(self, queries: Held, reach: Held, ties_end: Held, keys: Held, counts: Held) -> None:
-        """All rows for all queries, lot by lot; the last queries may make smaller lots."""
-        n_queries, room = keys.shape
-        first = 0
-        for lot in (4, 2, 1):
-            if lot * self.n_words > max(WHOLE_LOT_WORDS, self.n_words):
-                continue
-            lots = (n_queries - first) // lot
-            if lots:
-                blocks = min(16 * self._device.multiprocessors, -(-self.n // THREADS))
-                arguments = (self._codes, self.n, self._alive, queries, reach, ties_end, keys, counts, room, first)
-                self._kernels.run(f"scan_rows_{lot}", (blocks, lots), THREADS, *arguments)
-                first += lots * lot
+        return distances, rows
 
     def _count_distances(self, queries: Held, stride: int) -> Held:
         """Living rows at each distance (Q, bits + 1), of one block of rows in `stride`."""
@@ -159,6 +208,10 @@ class Gallery:
             last_chunk = (enough < (wanted - nearer[crowded])[:, None]).sum(axis=1)
             ties_end[crowded] = np.minimum((last_chunk + 1) * TIE_CHUNK, self.n)
         return held, held_reach, self._device.put(ties_end)
+
+
+def _power_of_two_from(n: int) -> int:
+    return 1 << (n - 1).bit_length()
 
 
 def safe_rank(expected: float) -> int:

@@ -1,7 +1,7 @@
 // Codes, distances and keys: what every kernel shares.
 //
-// Compiled once a code size: WORDS is how many words of 64 bits a code fills; codes stand row after row, zero beyond their last bit.
-// Every argument of a kernel is 64 bits wide: a pointer or an i64.
+// Compiled once a code size: WORDS is how many words of 64 bits a code fills; codes stand row after row, zero beyond their last
+// bit. Every argument of a kernel is 64 bits wide: a pointer or an i64.
 
 typedef unsigned long long u64;
 typedef long long i64;

@@ -3,7 +3,8 @@
 constexpr int SAMPLE_ROWS = 512;  // rows of a block, of which every stride-th is looked at
 
 // Living rows at each distance: histogram (queries, BINS), zero before. Blocks (any, queries).
-extern "C" __global__ void count_distances(const u64* codes, i64 n, const u8* alive, const u64* queries, i64 stride, u64* histogram) {
+extern "C" __global__ void count_distances(const u64* codes, i64 n, const u8* alive, const u64* queries, i64 stride,
+                                           u64* histogram) {
     __shared__ u32 bins[BINS];
     for (int bin = threadIdx.x; bin < BINS; bin += blockDim.x) bins[bin] = 0;
     __syncthreads();
@@ -34,8 +35,8 @@ extern "C" __global__ void reach_of_rank(const u64* histogram, i64 n_queries, i6
 }
 
 // Living rows exactly at each query's reach, in every chunk of rows: ties (queries, chunks). Blocks (chunks, queries).
-extern "C" __global__ void count_ties(const u64* codes, i64 n, const u8* alive, const u64* queries, const i64* reach, i64 chunk_rows,
-                                      u64* ties) {
+extern "C" __global__ void count_ties(const u64* codes, i64 n, const u8* alive, const u64* queries, const i64* reach,
+                                      i64 chunk_rows, u64* ties) {
     __shared__ u32 found;
     if (threadIdx.x == 0) found = 0;
     __syncthreads();

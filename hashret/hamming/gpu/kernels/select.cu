@@ -1,7 +1,8 @@
 // The k nearest of what a scan took, in order: one block of threads a query.
 //
-// A scan takes several times k codes. Counting their distances tells which can be among the k nearest; mostly those fit into shared
-// memory and are sorted there, else all are sorted where they are. Keys differ, so the order does not depend on who took which first.
+// A scan takes several times k codes. Counting their distances tells which can be among the k nearest; mostly those fit into
+// shared memory and are sorted there, else all are sorted where they are. No two keys are equal, so the answer does not depend on
+// which was taken first.
 
 constexpr int NEAR_KEYS = 4096;  // 32 KB of shared memory
 
@@ -29,8 +30,8 @@ __device__ inline i64 power_of_two_from(i64 n) {
     return power;
 }
 
-// distances, rows (queries, k), padded with -1, of keys (queries, capacity), of which counts are in use; capacity is a power of two.
-// Of a query with more than capacity nothing is written: its keys are not all there.
+// distances, rows (queries, k), padded with -1, of keys (queries, capacity), of which counts are in use; capacity is a power of
+// two. Of a query with more than capacity nothing is written: its keys are not all there.
 extern "C" __global__ void __launch_bounds__(512)
     select_nearest(u64* keys, const u64* counts, i64 capacity, i64 k, int* distances, i64* rows) {
     __shared__ u32 bins[BINS];

@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,14 @@ class SimulatedGpu:
     def get(self, held: Held) -> npt.NDArray[Any]:
         copied: npt.NDArray[Any] = held.memory.copy()
         return copied
+
+    def copy(self, source: Held, target: Held) -> None:
+        target.memory[...] = source.memory
+
+    def milliseconds(self, call: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - started)
 
     def run(self, built: ctypes.CDLL, name: str, blocks: tuple[int, int], threads: int, given: list[Any]) -> None:
         """Run a kernel to its end; no thread may wait for ever, and none may write beside an array."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -95,12 +96,15 @@ def open_device(number: int = 0) -> Device:
     asked = f"device cuda{f':{number}' if number else ''} was asked for, but"
     try:
         import cuda.core  # noqa: F401
+        from cuda.pathfinder import DynamicLibNotFoundError
     except ImportError as error:
         raise UsageError(
             f'{asked} cuda-core is not installed; pip install "hashret[gpu]", or use device cpu'
         ) from error
     try:
         return CudaDevice(number)
+    except DynamicLibNotFoundError as error:
+        raise UsageError(f"{asked} there is no NVIDIA driver; use device cpu") from error
     except Exception as error:  # Whatever a missing or broken driver raises: the classes are not part of its interface.
         why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(f"{asked} there is no usable CUDA GPU ({why}); use device cpu") from error
@@ -118,6 +122,7 @@ class CudaDevice:
         self._device.set_current()
         self._stream = self._device.create_stream()
         self._pinned = LegacyPinnedMemoryResource()
+        self._staged: Any = None
         self._kernels: dict[int, Kernels] = {}
         self.name = str(self._device.name)
         self.multiprocessors = int(self._device.properties.multiprocessor_count)
@@ -138,7 +143,7 @@ class CudaDevice:
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if not flat.size:
             return held
-        staged = self._pinned.allocate(min(_PIECE, flat.size), stream=self._stream)
+        staged = self._staging(min(_PIECE, flat.size))
         for first in range(0, flat.size, _PIECE):
             part = flat[first : first + _PIECE]
             np.from_dlpack(staged).view(np.uint8)[: part.size] = part
@@ -160,11 +165,32 @@ class CudaDevice:
     def get(self, held: Held) -> npt.NDArray[Any]:
         """A copy in memory, once all that was started is done."""
         n_bytes = math.prod(held.shape) * held.dtype.itemsize
-        staged = self._pinned.allocate(max(1, n_bytes), stream=self._stream)
-        _piece(held.memory, 0, max(1, n_bytes)).copy_to(staged, stream=self._stream)
+        staged = self._staging(max(1, n_bytes))
+        _piece(held.memory, 0, max(1, n_bytes)).copy_to(_piece(staged, 0, max(1, n_bytes)), stream=self._stream)
         self._stream.sync()
         copied: npt.NDArray[Any] = np.from_dlpack(staged).view(np.uint8)[:n_bytes].copy()
         return copied.view(held.dtype).reshape(held.shape)
+
+    def _staging(self, n_bytes: int) -> Any:
+        """Pinned memory of that size at least, always the same: pinning takes longer than many a search."""
+        if self._staged is None or self._staged.size < n_bytes:
+            self._staged = self._pinned.allocate(max(n_bytes, _PIECE), stream=self._stream)
+        return self._staged
+
+    def copy(self, source: Held, target: Held) -> None:
+        """Copy one array on the device over another of its size: what memory can do at most."""
+        source.memory.copy_to(target.memory, stream=self._stream)
+
+    def milliseconds(self, call: Callable[[], object]) -> float:
+        """Time on the device from the first thing that a call starts to the last."""
+        from cuda.core import EventOptions
+
+        options = EventOptions(timing_enabled=True)
+        begun = self._stream.record(options=options)
+        call()
+        done = self._stream.record(options=options)
+        done.sync()
+        return float(done - begun)
 
 
 class _CudaKernels:

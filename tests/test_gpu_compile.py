@@ -31,6 +31,22 @@ def test_nothing_spills(arch: str, n_words: int) -> None:
     assert len(spilled) >= len(names) and set(spilled) == {("0", "0", "0")}
 
 
+def test_compiled_kernels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HASHRET_CACHE", str(tmp_path))
+    code = device.compiled(1, "sm_90").code
+    (kept,) = (
+        path for path in (tmp_path / "gpu-kernels").rglob("*") if path.is_file() and path.stat().st_size == len(code)
+    )
+    assert kept.read_bytes() == code
+    monkeypatch.setattr(device, "source", lambda *_: "no C++")
+    with pytest.raises(Exception, match="error"):
+        device.compiled(1, "sm_90")
+    monkeypatch.undo()
+    monkeypatch.setenv("HASHRET_CACHE", str(tmp_path / "file"))
+    (tmp_path / "file").write_bytes(b"")
+    assert device.compiled(1, "sm_90").code == code
+
+
 def disassembler() -> Path | None:
     """The one that Triton brings, which torch brings."""
     found = importlib.util.find_spec("triton")

@@ -222,8 +222,25 @@ def test_the_simulator_finds_what_is_broken(tmp_path: Path) -> None:
         gpu.run(built, "broken", (1, 1), 40, [gpu.zeros((0,), np.int32)])
 
 
-def test_without_cuda_core_or_a_gpu_one_sentence_says_so() -> None:
+def test_devices_by_name(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    opened = []
+    monkeypatch.setattr(device, "open_device", lambda number=0: opened.append(number) or SimulatedGpu())
+    assert device.pick_device("cpu") is None and not opened
+    with caplog.at_level("INFO", "hashret.hamming"):
+        assert all(device.pick_device(name).name == "simulated" for name in ("cuda", "cuda:3", "auto"))
+    assert opened == [0, 3, 0] and caplog.messages == ["device: cuda (simulated)"]
+    for name in ("cuda:", "cuda:x", "mps", ""):
+        with pytest.raises(
+            UsageError, match=r"there is no device .* to search on; it can be auto, cpu, cuda or cuda:N"
+        ):
+            device.pick_device(name)
+
+
+def test_without_cuda_core_or_a_gpu_one_sentence_says_so(caplog: pytest.LogCaptureFixture) -> None:
     if shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0:
         pytest.skip("there is a GPU")
-    with pytest.raises(UsageError, match=r"device cuda was asked for, but .*; (pip install .*, or )?use device cpu$"):
-        device.open_device()
+    with pytest.raises(UsageError, match=r"device cuda:1 was asked for, but .*; (pip install .*, or )?use device cpu$"):
+        device.pick_device("cuda:1")
+    with caplog.at_level("INFO", "hashret.hamming"):
+        assert device.pick_device("auto") is None
+    assert caplog.messages[0] in ("device: cpu (cuda-core is not installed)", "device: cpu (there is no NVIDIA driver)")

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hashret.errors import UsageError
+from hashret.hamming.cache import user_cache
 
 _log = logging.getLogger("hashret.hamming")
 
@@ -83,11 +84,48 @@ def source(n_words: int, with_tensor_cores: bool = True) -> str:
 
 
 def compiled(n_words: int, arch: str, log: Any = None) -> Any:
-    """The kernels (cuda.core.ObjectCode) for a chip such as "sm_90"; needs no GPU. log: a file for the report of resources."""
-    from cuda.core import Program, ProgramOptions
+    """The kernels (cuda.core.ObjectCode) for a chip such as "sm_90", kept in the user's cache folder; needs no GPU.
 
-    options = ProgramOptions(arch=arch, std="c++17", ptxas_options=["-v"] if log else None)
-    return Program(source(n_words, multiplies_bits(arch)), "c++", options).compile("cubin", logs=log)
+    log: a file for the compiler's report of registers and memory; then they are compiled anew.
+    """
+    from cuda.core import Program, ProgramOptions
+    from cuda.core.utils import FileStreamProgramCache
+
+    program = Program(
+        source(n_words, multiplies_bits(arch)),
+        "c++",
+        ProgramOptions(arch=arch, std="c++17", ptxas_options=["-v"] if log else None),
+    )
+    if log:
+        return program.compile("cubin", logs=log)
+    try:
+        # Keys are of the source, the options and the compiler's version.
+        cache = FileStreamProgramCache(user_cache() / "gpu-kernels", max_size_bytes=_CACHE_BYTES)
+        return program.compile("cubin", cache=cache)
+    except OSError as error:
+        _log.warning("compiled kernels cannot be kept in %s (%s)", user_cache(), error.strerror)
+        return program.compile("cubin")
+
+
+def pick_device(name: str) -> Device | None:
+    """The GPU called "cuda" or "cuda:1", or None for "cpu"; "auto" takes the first GPU where there is one, and logs which.
+
+    UsageError for another name, and for a GPU that is not there: a missing one is never papered over.
+    """
+    if name == "cpu":
+        return None
+    if name == "auto":
+        try:
+            device = open_device()
+        except UsageError as error:
+            _log.info("device: cpu (%s)", str(error).partition(", but ")[2].partition("; ")[0])
+            return None
+        _log.info("device: cuda (%s)", device.name)
+        return device
+    kind, colon, number = name.partition(":")
+    if kind != "cuda" or (colon and not number.isdecimal()):
+        raise UsageError(f"there is no device {name!r} to search on; it can be auto, cpu, cuda or cuda:N")
+    return open_device(int(number or 0))
 
 
 @functools.cache
@@ -128,7 +166,6 @@ class CudaDevice:
         self.multiprocessors = int(self._device.properties.multiprocessor_count)
         self._arch = f"sm_{self._device.arch}"
         self.multiplies_bits = multiplies_bits(self._arch)
-        _log.info("device: cuda:%d (%s)", number, self.name)
 
     def kernels(self, n_words: int) -> Kernels:
         """The kernels for codes of so many words, compiled on first use."""
@@ -214,5 +251,7 @@ def _piece(memory: Any, first: int, n_bytes: int) -> Any:
     return Buffer.from_handle(int(memory.handle) + first, n_bytes, owner=memory)
 
 
+_CACHE_BYTES = 1 << 26
+"""Compiled kernels kept, the last used ones; those of one code size and chip are a tenth of a megabyte."""
 _PIECE = 1 << 26
 """Bytes of pinned memory that are filled at a time."""

@@ -37,7 +37,7 @@ RISK = 1e-6
 """The chance that a sample leaves a query short, where rows stand in random order."""
 TIE_CHUNK = 1 << 12
 """Rows among which ties are counted together."""
-LEAST_ROOM = 1 << 13
+LEAST_ROOM = 1 << 14
 """Keys that a query has room for at least; TIE_CHUNK and 2k fit in."""
 ROOM_BYTES = 1 << 30
 """Device memory for the keys of queries that are searched at once."""

@@ -69,7 +69,11 @@ def test_within_a_radius(multiplies_bits: bool, monkeypatch: pytest.MonkeyPatch)
 def test_more_queries_than_a_block_holds() -> None:
     rng = np.random.default_rng(0)
     gallery, queries = random_codes(rng, 50, 1024), random_codes(rng, 601, 1024)
-    assert "scan_batch" in searched(gallery, queries, 4)
+    radii = rng.integers(480, 520, len(queries))
+    gpu = SimulatedGpu()
+    expected = plain.search_radii(gallery, queries, radii, None)
+    assert same(Gallery(gpu, gallery).search_radii(queries, radii), expected)
+    assert gpu.started == ["scan_batch", "select_nearest"]
 
 
 @settings(deadline=None, max_examples=15)

@@ -1,0 +1,114 @@
+"""A device for hashret.hamming.gpu that runs the kernels on the CPU: their own source, compiled with cuda_on_cpu.h before it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hashret.hamming.gpu.device import Held, source
+
+COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+HEADER = Path(__file__).parent / "cuda_on_cpu.h"
+
+GUARD = 64
+"""Bytes on either side of an array that nobody may write to."""
+JUNK = 0xA5
+
+
+@functools.cache
+def library(n_words: int) -> ctypes.CDLL:
+    """The kernels for codes of so many words, compiled once in a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load(source(n_words), Path(folder))
+
+
+def load(kernels: str, folder: Path) -> ctypes.CDLL:
+    """Kernels with the simulator before them, compiled in a folder."""
+    assert COMPILER is not None
+    text = f"{HEADER.read_text('utf-8')}\n{kernels}"
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    (folder / f"{name}.cpp").write_text(text, "utf-8")
+    built = folder / f"{name}.so"
+    options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+    done = subprocess.run([COMPILER, *options, f"{name}.cpp", "-o", built], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(built))
+
+
+class SimulatedGpu:
+    """A device of few multiprocessors; `seed` draws the order in which threads and blocks run."""
+
+    name = "simulated"
+    multiprocessors = 2
+
+    def __init__(self, seed: int = 0, multiplies_bits: bool = True) -> None:
+        self.multiplies_bits = multiplies_bits
+        self._random = np.random.default_rng(seed)
+        self._guards: list[npt.NDArray[np.uint8]] = []
+        self.started: list[str] = []
+
+    def kernels(self, n_words: int) -> SimulatedKernels:
+        return SimulatedKernels(self, library(n_words))
+
+    def put(self, array: npt.NDArray[Any]) -> Held:
+        held = self.empty(array.shape, array.dtype)
+        held.memory[...] = array
+        return held
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
+        n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        whole = np.full(n_bytes + 3 * GUARD, JUNK, np.uint8)
+        start = GUARD + -whole.ctypes.data % GUARD
+        self._guards += [whole[:start], whole[start + n_bytes :]]
+        return Held(whole[start : start + n_bytes].view(dtype).reshape(shape), shape, np.dtype(dtype))
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
+        held = self.empty(shape, dtype)
+        held.memory[...] = 0
+        return held
+
+    def get(self, held: Held) -> npt.NDArray[Any]:
+        copied: npt.NDArray[Any] = held.memory.copy()
+        return copied
+
+    def copy(self, source: Held, target: Held) -> None:
+        target.memory[...] = source.memory
+
+    def milliseconds(self, call: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - started)
+
+    def run(self, built: ctypes.CDLL, name: str, blocks: tuple[int, int], threads: int, given: list[Any]) -> None:
+        """Run a kernel to its end; no thread may wait for ever, and none may write beside an array."""
+        assert len(given) <= 12 and blocks[0] > 0 and 0 < blocks[1] < 1 << 16 and 0 < threads <= 1024
+        numbers = [x.memory.ctypes.data if isinstance(x, Held) else x or 0 for x in given]
+        arguments = (ctypes.c_uint64 * 12)(*numbers)
+        seed = int(self._random.integers(1 << 31))
+        assert built.simulate(getattr(built, name), *blocks, threads, arguments, seed), (
+            f"{name}: a barrier is not reached by all"
+        )
+        assert all((guard == JUNK).all() for guard in self._guards), f"{name} wrote beside an array"
+        self.started.append(name)
+
+
+class SimulatedKernels:
+    """The kernels for one code size."""
+
+    def __init__(self, gpu: SimulatedGpu, built: ctypes.CDLL) -> None:
+        self._gpu, self._built = gpu, built
+
+    def run(self, name: str, blocks: tuple[int, int], threads: int, *arguments: Held | int | None) -> None:
+        self._gpu.run(self._built, name, blocks, threads, list(arguments))

@@ -1,0 +1,85 @@
+"""The device code compiles for the chips that it is for, without spilling, to the instructions it is about. No GPU is needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+
+from hashret.hamming.gpu import device
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("n_words", [1, 2, 3, 4, 16])
+def test_nothing_spills(arch: str, n_words: int) -> None:
+    log = io.StringIO()
+    assert len(device.compiled(n_words, arch, log).code) > 1000
+    report = log.getvalue()
+    assert "warning" not in report
+    names = set(re.findall(r"entry function '(\w+)'", report))
+    scans = {f"scan_rows_{lot}" for lot in (1, 2, 4) if lot == 1 or lot * n_words <= 8}
+    assert names - {"scan_batch"} == {*scans, "count_distances", "reach_of_rank", "count_ties", "select_nearest"}
+    assert ("scan_batch" in names) == (arch in ("sm_80", "sm_90"))
+    spilled = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    assert len(spilled) >= len(names) and set(spilled) == {("0", "0", "0")}
+
+
+def test_compiled_kernels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HASHRET_CACHE", str(tmp_path))
+    code = device.compiled(1, "sm_90").code
+    (kept,) = (
+        path for path in (tmp_path / "gpu-kernels").rglob("*") if path.is_file() and path.stat().st_size == len(code)
+    )
+    assert kept.read_bytes() == code
+    monkeypatch.setattr(device, "source", lambda *_: "no C++")
+    with pytest.raises(Exception, match="error"):
+        device.compiled(1, "sm_90")
+    monkeypatch.undo()
+    monkeypatch.setenv("HASHRET_CACHE", str(tmp_path / "file"))
+    (tmp_path / "file").write_bytes(b"")
+    assert device.compiled(1, "sm_90").code == code
+
+
+def disassembler() -> Path | None:
+    """The one that Triton brings, which torch brings."""
+    found = importlib.util.find_spec("triton")
+    tool = Path(found.origin or "").parent / "backends/nvidia/bin/cuobjdump" if found else None
+    return tool if tool and tool.exists() else None
+
+
+def instructions(n_words: int, arch: str, kernel: str, folder: Path) -> list[str]:
+    """Names of a kernel's machine instructions, in order, with what they are applied to."""
+    tool = disassembler()
+    if tool is None:
+        pytest.skip("there is no cuobjdump")
+    (folder / "kernels.cubin").write_bytes(device.compiled(n_words, arch).code)
+    command = [tool, "--dump-sass", "--function", kernel, folder / "kernels.cubin"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line.strip() for line in re.findall(r"^\s+/\*[0-9a-f]{4,}\*/ ([^;]*);", listing, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize(("n_words", "product"), [(1, "BMMA.168128.AND.POPC"), (2, "BMMA.168256.AND.POPC")])
+def test_the_binary_product_is_one_instruction_with_two_around_it(
+    arch: str, n_words: int, product: str, tmp_path: Path
+) -> None:
+    listing = instructions(n_words, arch, "scan_batch", tmp_path)
+    places = [i for i, line in enumerate(listing) if line.startswith("BMMA")]
+    assert len(places) == 8 and all(listing[i].startswith(product) for i in places)
+    between = Counter(line.split(".")[0].split()[0] for line in listing[places[0] : places[-1] + 1])
+    # ORs of four results each; a move between two products would mean that accumulators are set anew for each.
+    assert between["LOP3"] <= 16 and between["MOV"] + between["IMAD"] <= 4
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_the_row_kernel_asks_for_four_times_sixteen_bytes_before_it_counts(arch: str, tmp_path: Path) -> None:
+    listing = instructions(1, arch, "scan_rows_1", tmp_path)
+    first = next(i for i, line in enumerate(listing) if line.startswith("POPC"))
+    assert sum(line.startswith("LDG") and ".128" in line.split()[0] for line in listing[:first]) == 4

@@ -65,7 +65,7 @@ def _cars() -> tuple[Recipe, ...]:
     lengths = tuple(
         Recipe(LENGTHS, name, flags, bits, seed)
         for name, flags in finalists.items()
-        for bits in (16, 32, 64, 128)
+        for bits in ((16, 32, 64, 128, 256) if name == "default" else (16, 32, 64, 128))
         for seed in (0, 1, 2)
     )
     nested = tuple(Recipe(LENGTHS, "nested", "--nested", 128, seed) for seed in (0, 1, 2))

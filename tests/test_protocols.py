@@ -357,6 +357,7 @@ def test_a_result_says_what_was_done(result: Path) -> None:
     assert document["data"]["queries_of_seen_classes"] == 0
     (model,) = document["models"]
     assert model["name"] == "hash 16 bits" and model["settings"]["epochs"] == 1
+    assert Path(model["folder"]).is_absolute()
     assert model["changed"]["backbone"] == "squeezenet1_1" and "code_size" not in model["changed"]
     kinds = [row["kind"] for row in document["rows"]]
     assert kinds == [

@@ -349,7 +349,7 @@ def _described(model: _Model, parts: Parts) -> dict[str, Any]:
         "name": model.name,
         "of": model.of,
         "of_known": model.of_known,
-        "folder": str(model.folder),
+        "folder": str(model.folder.absolute()),  # a report made elsewhere is to find it
         "fingerprint": Hasher.from_pretrained(model.folder).fingerprint(),
         "changed": model.changed,
         "same_splits": bool(history and (history["source"] or {}).get("splits_hash") == parts.hash),

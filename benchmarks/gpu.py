@@ -162,8 +162,9 @@ def _torch(gallery: Codes, queries: Codes, k: int, expected: np.ndarray) -> Row:
 
 def read_bandwidth(device: Any, n_bytes: int) -> float:
     """Bytes a second that a copy on the device reads and writes, together."""
-    source, target = (device.zeros((n_bytes,), np.uint8) for _ in range(2))
-    times = _times(device, lambda: device.copy(source, target), 5)
+    with device.turn():
+        source, target = (device.zeros((n_bytes,), np.uint8) for _ in range(2))
+        times = _times(device, lambda: device.copy(source, target), 5)
     return 2 * n_bytes / times["device_ms"] * 1e3
 
 

@@ -9,15 +9,17 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hashret.hamming.gpu.device import Held, source
+from hashret.hamming.gpu.device import Held
 
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 HEADER = Path(__file__).parent / "cuda_on_cpu.h"
@@ -28,10 +30,10 @@ JUNK = 0xA5
 
 
 @functools.cache
-def library(n_words: int) -> ctypes.CDLL:
-    """The kernels for codes of so many words, compiled once in a process."""
+def library(source: str) -> ctypes.CDLL:
+    """The kernels of a source, compiled once in a process."""
     with tempfile.TemporaryDirectory() as folder:
-        return load(source(n_words), Path(folder))
+        return load(source, Path(folder))
 
 
 def load(kernels: str, folder: Path) -> ctypes.CDLL:
@@ -57,10 +59,21 @@ class SimulatedGpu:
         self.multiplies_bits = multiplies_bits
         self._random = np.random.default_rng(seed)
         self._guards: list[npt.NDArray[np.uint8]] = []
+        self._lock = threading.RLock()
+        self._holder = 0
         self.started: list[str] = []
 
-    def kernels(self, n_words: int) -> SimulatedKernels:
-        return SimulatedKernels(self, library(n_words))
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        with self._lock:
+            before, self._holder = self._holder, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._holder = before
+
+    def kernels(self, source: str) -> SimulatedKernels:
+        return SimulatedKernels(self, library(source))
 
     def put(self, array: npt.NDArray[Any]) -> Held:
         held = self.empty(array.shape, array.dtype)
@@ -68,6 +81,7 @@ class SimulatedGpu:
         return held
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
+        assert self._holder == threading.get_ident(), "it is another thread's turn"
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         whole = np.full(n_bytes + 3 * GUARD, JUNK, np.uint8)
         start = GUARD + -whole.ctypes.data % GUARD
@@ -80,6 +94,7 @@ class SimulatedGpu:
         return held
 
     def get(self, held: Held) -> npt.NDArray[Any]:
+        assert self._holder == threading.get_ident(), "it is another thread's turn"
         copied: npt.NDArray[Any] = held.memory.copy()
         return copied
 
@@ -93,6 +108,7 @@ class SimulatedGpu:
 
     def run(self, built: ctypes.CDLL, name: str, blocks: tuple[int, int], threads: int, given: list[Any]) -> None:
         """Run a kernel to its end; no thread may wait for ever, and none may write beside an array."""
+        assert self._holder == threading.get_ident(), "it is another thread's turn"
         assert len(given) <= 12 and blocks[0] > 0 and 0 < blocks[1] < 1 << 16 and 0 < threads <= 1024
         numbers = [x.memory.ctypes.data if isinstance(x, Held) else x or 0 for x in given]
         arguments = (ctypes.c_uint64 * 12)(*numbers)

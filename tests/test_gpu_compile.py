@@ -14,13 +14,18 @@ import pytest
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 
 from hashret.hamming.gpu import device
+from hashret.hamming.gpu.search import source
+
+
+def kernels(n_words: int, arch: str) -> str:
+    return source(n_words, device.multiplies_bits(arch))
 
 
 @pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("n_words", [1, 2, 3, 4, 16])
 def test_nothing_spills(arch: str, n_words: int) -> None:
     log = io.StringIO()
-    assert len(device.compiled(n_words, arch, log).code) > 1000
+    assert len(device.compiled(kernels(n_words, arch), arch, log).code) > 1000
     report = log.getvalue()
     assert "warning" not in report
     names = set(re.findall(r"entry function '(\w+)'", report))
@@ -33,18 +38,16 @@ def test_nothing_spills(arch: str, n_words: int) -> None:
 
 def test_compiled_kernels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HASHRET_CACHE", str(tmp_path))
-    code = device.compiled(1, "sm_90").code
+    code = device.compiled(kernels(1, "sm_90"), "sm_90").code
     (kept,) = (
         path for path in (tmp_path / "gpu-kernels").rglob("*") if path.is_file() and path.stat().st_size == len(code)
     )
     assert kept.read_bytes() == code
-    monkeypatch.setattr(device, "source", lambda *_: "no C++")
     with pytest.raises(Exception, match="error"):
-        device.compiled(1, "sm_90")
-    monkeypatch.undo()
+        device.compiled("no C++", "sm_90")
     monkeypatch.setenv("HASHRET_CACHE", str(tmp_path / "file"))
     (tmp_path / "file").write_bytes(b"")
-    assert device.compiled(1, "sm_90").code == code
+    assert device.compiled(kernels(1, "sm_90"), "sm_90").code == code
 
 
 def disassembler() -> Path | None:
@@ -59,7 +62,7 @@ def instructions(n_words: int, arch: str, kernel: str, folder: Path) -> list[str
     tool = disassembler()
     if tool is None:
         pytest.skip("there is no cuobjdump")
-    (folder / "kernels.cubin").write_bytes(device.compiled(n_words, arch).code)
+    (folder / "kernels.cubin").write_bytes(device.compiled(kernels(n_words, arch), arch).code)
     command = [tool, "--dump-sass", "--function", kernel, folder / "kernels.cubin"]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [line.strip() for line in re.findall(r"^\s+/\*[0-9a-f]{4,}\*/ ([^;]*);", listing, re.MULTILINE)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -204,9 +205,11 @@ def test_the_simulated_product_is_that_of_the_model(bits: int, tmp_path: Path) -
     a, b = (rng.integers(0, 1 << 32, (32, bits // size), np.uint32) for size in (64, 128))
     c = rng.integers(-1000, 1000, (32, 4)).astype(np.int32)
     gpu = SimulatedGpu()
-    held = [gpu.put(x) for x in (a, b, c)]
-    gpu.run(simulated_gpu.load(kernel, tmp_path), f"product_{bits}", (1, 1), 32, held)
-    assert np.array_equal(gpu.get(held[2]), fragments.mma_and_popc(a, b, c))
+    with gpu.turn():
+        held = [gpu.put(x) for x in (a, b, c)]
+        gpu.run(simulated_gpu.load(kernel, tmp_path), f"product_{bits}", (1, 1), 32, held)
+        found = gpu.get(held[2])
+    assert np.array_equal(found, fragments.mma_and_popc(a, b, c))
 
 
 def test_the_simulator_finds_what_is_broken(tmp_path: Path) -> None:
@@ -219,11 +222,27 @@ def test_the_simulator_finds_what_is_broken(tmp_path: Path) -> None:
         tmp_path,
     )
     gpu = SimulatedGpu()
-    gpu.run(built, "broken", (1, 1), 40, [gpu.zeros((1,), np.int32)])
-    with pytest.raises(AssertionError, match="broken: a barrier is not reached by all"):
-        gpu.run(built, "broken", (1, 1), 41, [gpu.zeros((1,), np.int32)])
-    with pytest.raises(AssertionError, match="broken wrote beside an array"):
-        gpu.run(built, "broken", (1, 1), 40, [gpu.zeros((0,), np.int32)])
+    with gpu.turn():
+        gpu.run(built, "broken", (1, 1), 40, [gpu.zeros((1,), np.int32)])
+        with pytest.raises(AssertionError, match="broken: a barrier is not reached by all"):
+            gpu.run(built, "broken", (1, 1), 41, [gpu.zeros((1,), np.int32)])
+        with pytest.raises(AssertionError, match="broken wrote beside an array"):
+            gpu.run(built, "broken", (1, 1), 40, [gpu.zeros((0,), np.int32)])
+    with pytest.raises(AssertionError, match="it is another thread's turn"):
+        gpu.zeros((1,), np.int32)
+
+
+def test_threads_take_turns() -> None:
+    """The device says so if two use it at once."""
+    rng = np.random.default_rng(0)
+    gpu = SimulatedGpu()
+    galleries = [random_codes(rng, 700, 64) for _ in range(4)]
+    held = [Gallery(gpu, gallery) for gallery in galleries]
+    queries = random_codes(rng, 3, 64)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: held[i % 4].search(queries, 5), range(16)))
+    for i in range(16):
+        assert same(found[i], reference.search(galleries[i % 4], queries, 5))
 
 
 def test_devices_by_name(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

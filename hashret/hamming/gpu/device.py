@@ -1,7 +1,9 @@
 """The GPU: the one module that knows how to find it, compile for it, and bring arrays there and back.
 
-Kernels are CUDA C++ in kernels/, compiled for the chip and the code size by NVRTC through cuda-core (`pip install
-"hashret[gpu]"`); torch is not needed. All else talks to a `Device`, and tests bring one that runs the same source on the CPU.
+Kernels are CUDA C++, compiled for the chip by NVRTC through cuda-core (`pip install "hashret[gpu]"`); torch is not needed. All
+else talks to a `Device`, and tests bring one that runs the same source on the CPU.
+
+Threads take turns: what a search does on a device stands in `with device.turn():`, from its first array to its last.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,10 +23,6 @@ from hashret.errors import UsageError
 from hashret.hamming.cache import user_cache
 
 _log = logging.getLogger("hashret.hamming")
-
-_FOLDER = Path(__file__).parent / "kernels"
-_SOURCES = ("codes.cuh", "rows.cu", "reach.cu", "select.cu")
-_OF_TENSOR_CORES = "tensor.cu"
 
 
 class Held(NamedTuple):
@@ -35,7 +34,7 @@ class Held(NamedTuple):
 
 
 class Kernels(Protocol):
-    """The kernels for one code size, ready to run."""
+    """The kernels of one source, ready to run."""
 
     def run(self, name: str, blocks: tuple[int, int], threads: int, *arguments: Held | int | None) -> None:
         """Start a kernel; what was started before it is done before it. None is a null pointer."""
@@ -49,8 +48,12 @@ class Device(Protocol):
     multiplies_bits: bool
     """Whether its tensor cores have the binary product; others would be slower with it than without."""
 
-    def kernels(self, n_words: int) -> Kernels:
-        """The kernels for codes of so many 64-bit words."""
+    def turn(self) -> AbstractContextManager[None]:
+        """While it is held, no other thread uses the device; a thread may take it again meanwhile."""
+        ...
+
+    def kernels(self, source: str) -> Kernels:
+        """The kernels of a source, compiled on first use."""
         ...
 
     def put(self, array: npt.NDArray[Any]) -> Held:
@@ -75,27 +78,16 @@ def multiplies_bits(arch: str) -> bool:
     return 80 <= int(arch.removeprefix("sm_")) < 100
 
 
-def source(n_words: int, with_tensor_cores: bool = True) -> str:
-    """The kernels for codes of so many 64-bit words, as one text."""
-    lines = [f"#define WORDS {n_words}\n"]
-    for name in (*_SOURCES, _OF_TENSOR_CORES) if with_tensor_cores else _SOURCES:
-        lines += [f'#line 1 "{name}"\n', (_FOLDER / name).read_text("utf-8")]
-    return "".join(lines)
-
-
-def compiled(n_words: int, arch: str, log: Any = None) -> Any:
-    """The kernels (cuda.core.ObjectCode) for a chip such as "sm_90", kept in the user's cache folder; needs no GPU.
+def compiled(source: str, arch: str, log: Any = None) -> Any:
+    """A source as cuda.core.ObjectCode for a chip such as "sm_90", kept in the user's cache folder; needs no GPU.
 
     log: a file for the compiler's report of registers and memory; then they are compiled anew.
     """
     from cuda.core import Program, ProgramOptions
     from cuda.core.utils import FileStreamProgramCache
 
-    program = Program(
-        source(n_words, multiplies_bits(arch)),
-        "c++",
-        ProgramOptions(arch=arch, std="c++17", ptxas_options=["-v"] if log else None),
-    )
+    options = ProgramOptions(arch=arch, std="c++17", ptxas_options=["-v"] if log else None)
+    program = Program(source, "c++", options)
     if log:
         return program.compile("cubin", logs=log)
     try:
@@ -161,18 +153,34 @@ class CudaDevice:
         self._stream = self._device.create_stream()
         self._pinned = LegacyPinnedMemoryResource()
         self._staged: Any = None
-        self._kernels: dict[int, Kernels] = {}
+        self._lock = threading.RLock()
+        self._kernels: dict[str, Kernels] = {}
         self.name = str(self._device.name)
         self.multiprocessors = int(self._device.properties.multiprocessor_count)
         self._arch = f"sm_{self._device.arch}"
         self.multiplies_bits = multiplies_bits(self._arch)
 
-    def kernels(self, n_words: int) -> Kernels:
-        """The kernels for codes of so many words, compiled on first use."""
-        if n_words not in self._kernels:
-            code = compiled(n_words, self._arch)
-            self._kernels[n_words] = _CudaKernels(code, self._stream)
-        return self._kernels[n_words]
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """While it is held, no other thread uses the device; a thread may take it again meanwhile.
+
+        The thread's own device, which torch may have set, is current again afterwards.
+        """
+        from cuda.bindings import driver
+
+        with self._lock:
+            _, before = driver.cuCtxGetCurrent()
+            self._device.set_current()
+            try:
+                yield
+            finally:
+                driver.cuCtxSetCurrent(before)
+
+    def kernels(self, source: str) -> Kernels:
+        """The kernels of a source, compiled on first use."""
+        if source not in self._kernels:
+            self._kernels[source] = _CudaKernels(compiled(source, self._arch), self._stream)
+        return self._kernels[source]
 
     def put(self, array: npt.NDArray[Any]) -> Held:
         """A copy on the device, through pinned memory."""

@@ -15,7 +15,9 @@ Shape suffixes: N gallery codes, Q queries, B bytes and W words of a code.
 
 from __future__ import annotations
 
+import functools
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,10 @@ from hashret.hamming.gpu.device import Device, Held
 from hashret.hamming.merge import Found
 
 FoundWithin = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
+
+_FOLDER = Path(__file__).parent / "kernels"
+_SOURCES = ("codes.cuh", "rows.cu", "reach.cu", "select.cu")
+_OF_TENSOR_CORES = "tensor.cu"
 
 SAMPLE = 1 << 18
 """Rows of a sample at least, about."""
@@ -48,19 +54,29 @@ BATCH_FROM = 5
 THREADS = 256
 
 
+@functools.cache
+def source(n_words: int, with_tensor_cores: bool = True) -> str:
+    """The kernels for codes of so many 64-bit words, as one text."""
+    lines = [f"#define WORDS {n_words}\n"]
+    for name in (*_SOURCES, _OF_TENSOR_CORES) if with_tensor_cores else _SOURCES:
+        lines += [f'#line 1 "{name}"\n', (_FOLDER / name).read_text("utf-8")]
+    return "".join(lines)
+
+
 class Gallery:
-    """Codes on a device, and searches among them."""
+    """Codes on a device, and searches among them, by any thread."""
 
     def __init__(self, device: Device, codes_NB: Codes, alive: Bits | None = None) -> None:
         """codes_NB: packed codes, copied to the device. alive: a flag a code, False leaves it out."""
         self._device = device
         self.n: int = len(codes_NB)
         held = words.view(codes_NB)
-        self._codes = device.put(words.padded(codes_NB) if held is None else held)
-        self.n_words: int = self._codes.shape[1]
-        self._alive = None if alive is None else device.put(alive.view(np.uint8))
+        with device.turn():
+            self._codes = device.put(words.padded(codes_NB) if held is None else held)
+            self.n_words: int = self._codes.shape[1]
+            self._alive = None if alive is None else device.put(alive.view(np.uint8))
+            self._kernels = device.kernels(source(self.n_words, device.multiplies_bits))
         self._living = self.n if alive is None else int(np.count_nonzero(alive))
-        self._kernels = device.kernels(self.n_words)
 
     def search(self, queries_QB: Codes, k: int) -> Found:
         """Distances (Q, k) int32 and rows (Q, k) int64 of the k nearest, ascending by (distance, row), padded with -1."""
@@ -70,7 +86,8 @@ class Gallery:
         at_once = max(1, ROOM_BYTES // (8 * room))
         for first in range(0, len(queries_QB) if self._living else 0, at_once):
             group = slice(first, first + at_once)
-            distances[group], rows[group] = self._search(words.padded(queries_QB[group]), k, room)
+            with self._device.turn():
+                distances[group], rows[group] = self._search(words.padded(queries_QB[group]), k, room)
         return distances, rows
 
     def _room(self, k: int) -> int:
@@ -114,10 +131,11 @@ class Gallery:
         waiting, room = np.arange(len(queries) if self._living else 0), LEAST_ROOM
         while len(waiting):
             at_once = max(1, ROOM_BYTES // (8 * room))
-            counted = [
-                self._take_within(queries, reach, waiting[first : first + at_once], room, found)
-                for first in range(0, len(waiting), at_once)
-            ]
+            with self._device.turn():
+                counted = [
+                    self._take_within(queries, reach, waiting[first : first + at_once], room, found)
+                    for first in range(0, len(waiting), at_once)
+                ]
             # What did not fit has been counted: it fits the next time.
             counts = np.concatenate(counted)
             waiting = waiting[counts > room]

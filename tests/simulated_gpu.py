@@ -98,6 +98,10 @@ class SimulatedGpu:
         copied: npt.NDArray[Any] = held.memory.copy()
         return copied
 
+    def part(self, held: Held, start: int, stop: int) -> Held:
+        memory = held.memory[start:stop]
+        return Held(memory, memory.shape, held.dtype)
+
     def copy(self, source: Held, target: Held) -> None:
         target.memory[...] = source.memory
 

@@ -30,7 +30,14 @@ def test_nothing_spills(arch: str, n_words: int) -> None:
     assert "warning" not in report
     names = set(re.findall(r"entry function '(\w+)'", report))
     scans = {f"scan_rows_{lot}" for lot in (1, 2, 4) if lot == 1 or lot * n_words <= 8}
-    assert names - {"scan_batch"} == {*scans, "count_distances", "reach_of_rank", "count_ties", "select_nearest"}
+    assert names - {"scan_batch"} == {
+        *scans,
+        "count_distances",
+        "reach_of_rank",
+        "count_ties",
+        "select_nearest",
+        "ids_of_rows",
+    }
     assert ("scan_batch" in names) == (arch in ("sm_80", "sm_90"))
     spilled = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
     assert len(spilled) >= len(names) and set(spilled) == {("0", "0", "0")}

@@ -72,6 +72,10 @@ class Device(Protocol):
         """A copy in memory, once all that was started is done."""
         ...
 
+    def part(self, held: Held, start: int, stop: int) -> Held:
+        """Some consecutive rows of an array, not copied."""
+        ...
+
 
 def multiplies_bits(arch: str) -> bool:
     """Whether a chip such as "sm_90" has the tensor cores' binary product; later ones emulate it."""
@@ -215,6 +219,11 @@ class CudaDevice:
         self._stream.sync()
         copied: npt.NDArray[Any] = np.from_dlpack(staged).view(np.uint8)[:n_bytes].copy()
         return copied.view(held.dtype).reshape(held.shape)
+
+    def part(self, held: Held, start: int, stop: int) -> Held:
+        """Some consecutive rows of an array, not copied."""
+        row = math.prod(held.shape[1:]) * held.dtype.itemsize
+        return Held(_piece(held.memory, start * row, (stop - start) * row), (stop - start, *held.shape[1:]), held.dtype)
 
     def _staging(self, n_bytes: int) -> Any:
         """Pinned memory of that size at least, always the same: pinning takes longer than many a search."""

@@ -12,9 +12,10 @@ import pytest
 import simulated_gpu
 from simulated_gpu import SimulatedGpu
 
+from hashret import hamming
 from hashret.codes import pack
 from hashret.errors import SearchError, UsageError
-from hashret.hamming.gpu import costs, device
+from hashret.hamming.gpu import costs, device, once
 from hashret.hamming.gpu.costs import DeviceCosts
 from hashret.index import HammingIndex, device_codes
 
@@ -183,3 +184,29 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="there is no device 'tpu' to search on"):
         index.to("tpu")
     assert index.to("auto").device == "cpu"
+
+
+def test_arrays_are_sent_for_one_search(gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    gallery, alive = codes(rng, 700, 72), rng.random(700) < 0.5
+    few = rng.random(700) < 0.05
+    monkeypatch.setattr(once, "measured_costs", lambda device: DeviceCosts(call=1e12))
+    for n_queries, flags in ((1, None), (7, alive), (3, few)):
+        queries = codes(rng, n_queries, 72)
+        for name in ("cuda", "auto"):
+            gpu.started.clear()
+            *found, how = hamming.search(gallery, queries, 900, 72, flags, device=name, explain=True)
+            for one, two in zip(hamming.search(gallery, queries, 900, 72, flags), found, strict=True):
+                assert one.dtype == two.dtype and np.array_equal(one, two)
+            *within, _ = hamming.search_radius(gallery, queries, 30, 72, flags, device=name, explain=True)
+            for one, two in zip(hamming.search_radius(gallery, queries, 30, 72, flags), within, strict=True):
+                assert one.dtype == two.dtype and np.array_equal(one, two)
+            assert how.plan.device == ("simulated" if name == "cuda" else "cpu") and bool(gpu.started) == (
+                name == "cuda"
+            )
+            assert ("as asked for" if name == "cuda" else "; simulated: 1e+06 ms") in how.plan.reason
+    assert how.lines()[0].startswith(f"{how.plan.kernel} kernel on 1 thread")
+    monkeypatch.setattr(once, "measured_costs", lambda device: FREE)
+    *_, how = hamming.search(gallery, queries, 3, device="auto", explain=True)
+    assert how.plan.device == "simulated" and how.lines()[0].startswith("row kernel on simulated: the cheapest; ")
+    assert len(hamming.search(gallery[:0], queries, 3, device="cuda")[0]) == 3

@@ -16,7 +16,7 @@ from hashret.hamming import Explanation, planner
 from hashret.hamming.gpu.costs import measured_costs
 from hashret.hamming.gpu.device import Device
 from hashret.hamming.gpu.pieces import Resident
-from hashret.hamming.gpu.search import BATCH_FROM, FoundWithin, Gallery
+from hashret.hamming.gpu.search import FoundWithin, Gallery, kernel_name
 from hashret.hamming.merge import Found
 from hashret.hamming.planner import Plan, share_within
 from hashret.hamming.words import words_per_code
@@ -76,8 +76,7 @@ class DeviceCodes:
         sent = 0 if contents.chosen_from is None else flags
         multiplies = self.device.multiplies_bits
         nanoseconds = self._costs.of_search(n, words_per_code(self._n_bytes), n_queries, found, multiplies, sent)
-        kernel = "tensor" if n_queries >= BATCH_FROM and multiplies else "row"
-        return planner.or_on_device(cpu, self.device.name, kernel, nanoseconds)
+        return planner.or_on_device(cpu, self.device.name, kernel_name(self.device, n_queries), nanoseconds)
 
     def moved(self, before: Codes, after: Codes) -> None:
         """The same codes are another array from now on; they are not sent again."""

@@ -337,7 +337,7 @@ def _compiled_lines(compiled: list[Row] | str) -> list[str]:
         "|---" * (1 + len(places)) + "|",
     ]
     for kernel in sorted({each["kernel"] for each in compiled}):
-        cells = [found[kernel, *place] for place in places]
+        cells = [found[kernel, arch, bits] for arch, bits in places]
         numbers = [f"{each['registers']} / {each['shared_bytes']:,} / {each['spilled_bytes']}" for each in cells]
         lines.append(f"| {kernel} | " + " | ".join(numbers) + " |")
     return lines

@@ -30,6 +30,7 @@ from hashret import hamming
 from hashret.codes import Codes, pack
 from hashret.errors import UsageError
 from hashret.hamming.gpu.device import open_device
+from hashret.hamming.gpu.pieces import Resident
 from hashret.hamming.gpu.search import Gallery
 
 Row = dict[str, Any]
@@ -78,7 +79,7 @@ def check(device: Any, checks: list[tuple[int, int, int, int, int | None]]) -> i
             gallery = gallery[rng.integers(0, distinct, n)]
         queries = pack(rng.integers(0, 2, (n_queries, bits), np.uint8))
         for alive in (None, rng.random(n) < 0.8):
-            held = Gallery(device, gallery, alive)
+            held = Gallery(Resident(device, [(gallery, alive)], gallery.shape[1]))
             expected = hamming.search(gallery, queries, k, bits, alive)
             _compare(held.search(queries, k), expected, f"{n} codes of {bits} bits, k = {k}")
             radius = max(0, int(expected[0][:, :10].max()) - 1)
@@ -98,7 +99,7 @@ def measure(device: Any, row: Row, rounds: int, bandwidth: float) -> Row:
     rng = np.random.default_rng(0)
     gallery: Codes = rng.integers(0, 256, (row["n"], row["bits"] // 8), np.uint8)
     queries: Codes = rng.integers(0, 256, (row["queries"], row["bits"] // 8), np.uint8)
-    held = Gallery(device, gallery)
+    held = Gallery(Resident(device, [(gallery, None)], gallery.shape[1]))
     times = _times(device, lambda: held.search(queries, row["k"]), rounds)
     seconds = times["device_ms"] / 1e3
     result = {**row, **times, "t_pairs_per_s": row["n"] * row["queries"] / seconds / 1e12}

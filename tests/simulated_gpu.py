@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,10 +158,10 @@ class SimulatedGpu:
         self._stream.sync()
         return bytes_of(held).copy().view(held.dtype).reshape(held.shape)
 
-    def stream_pieces(self, array: npt.NDArray[Any], rows_at_once: int) -> Iterator[tuple[int, Held]]:
-        targets = [self.empty((min(rows_at_once, len(array)), *array.shape[1:]), array.dtype) for _ in range(2)]
-        for first, held in feeding.feed(array, rows_at_once, self._pinned, targets, self._stream, self._copies):
-            yield first, held
+    def stream(self, pieces: Sequence[npt.NDArray[Any]]) -> Iterator[Held]:
+        targets = [self.empty((max((piece.nbytes for piece in pieces), default=0),), np.uint8) for _ in range(2)]
+        for held in feeding.feed(pieces, self._pinned, targets, self._stream, self._copies):
+            yield held
             # Who asked for the next is done with this one.
             bytes_of(held)[...] = JUNK
 
@@ -179,6 +179,10 @@ class SimulatedGpu:
         assert self._holder == threading.get_ident(), "it is another thread's turn"
         self._stream.sync()
         return given_to(like, DeviceArray(bytes_of(held).view(held.dtype).reshape(held.shape)))
+
+    def part(self, held: Held, start: int, stop: int) -> Held:
+        memory = held.memory[start:stop]
+        return Held(memory, memory.shape, held.dtype)
 
     def copy(self, source: Held, target: Held) -> None:
         target.memory[...] = source.memory

@@ -137,6 +137,10 @@ def test_an_answer_is_of_the_library_that_asked(monkeypatch: pytest.MonkeyPatch)
     assert given_to(Unknown(), lent) is lent
 
 
+def cut(array: np.ndarray, rows: int) -> list[np.ndarray]:
+    return [array[first : first + rows] for first in range(0, len(array), rows)]
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 3, 7, 100])
 def test_pieces_arrive_whole_and_in_order(rows_at_once: int) -> None:
     rng = np.random.default_rng(0)
@@ -145,9 +149,9 @@ def test_pieces_arrive_whole_and_in_order(rows_at_once: int) -> None:
         for seed in range(5):
             gpu = SimulatedGpu(seed)
             with gpu.turn():
-                pieces = [(first, gpu.get(held)) for first, held in gpu.stream_pieces(array, rows_at_once)]
-            assert [first for first, _ in pieces] == list(range(0, n, rows_at_once))
-            assert np.array_equal(np.concatenate([array[:0], *(piece for _, piece in pieces)]), array)
+                pieces = [gpu.get(held) for held in gpu.stream(cut(array, rows_at_once))]
+            assert all(len(piece) == rows_at_once for piece in pieces[:-1])
+            assert np.array_equal(np.concatenate([array[:0], *pieces]), array)
 
 
 def test_a_stream_that_is_left_early_leaves_the_device_usable() -> None:
@@ -156,11 +160,11 @@ def test_a_stream_that_is_left_early_leaves_the_device_usable() -> None:
         gpu = SimulatedGpu(seed)
         with gpu.turn():
             for _ in range(3):
-                pieces = gpu.stream_pieces(array, 2)
+                pieces = gpu.stream(cut(array, 2))
                 next(pieces)
                 next(pieces)
                 pieces.close()
-            found = [gpu.get(held) for _, held in gpu.stream_pieces(array, 3)]
+            found = [gpu.get(held) for held in gpu.stream([array[:3], array[3:4], array[4:]])]
         assert np.array_equal(np.concatenate(found), array)
 
 
@@ -190,7 +194,7 @@ def fed(seed: int, careless: str = "") -> bool:
     targets = [Held(np.zeros((2, 2), np.uint64), (2, 2), np.dtype(np.uint64)) for _ in range(2)]
     seen: list[np.ndarray] = []
     for _ in range(2):
-        for _, held in feeding.feed(array, 2, pinned, targets, kernels, copies):
+        for held in feeding.feed(cut(array, 2), pinned, targets, kernels, copies):
             kernels.start(lambda memory=held.memory: seen.append(memory.copy()))
     kernels.sync()
     return np.array_equal(np.concatenate(seen), np.concatenate([array, array]))
@@ -207,7 +211,7 @@ def test_a_copy_nobody_wants_any_more_does_not_land_on_what_comes_after() -> Non
         pinned = (simulated_gpu.SimulatedPinned(), simulated_gpu.SimulatedPinned())
         memory = np.zeros((2, 1), np.uint64)
         targets = [Held(memory, (2, 1), memory.dtype)] * 2
-        pieces = feeding.feed(np.ones((6, 1), np.uint64), 2, pinned, targets, kernels, copies)
+        pieces = feeding.feed(cut(np.ones((6, 1), np.uint64), 2), pinned, targets, kernels, copies)
         next(pieces)
         pieces.close()
         kernels.start(lambda memory=memory: memory.fill(5))
@@ -239,5 +243,5 @@ def test_streamed_codes_are_padded_on_the_device(bits: int) -> None:
     codes = pack(np.random.default_rng(0).integers(0, 2, (50, bits)))
     gpu = SimulatedGpu()
     with gpu.turn():
-        found = [gpu.get(padded(gpu, held)) for _, held in gpu.stream_pieces(codes, 16)]
+        found = [gpu.get(padded(gpu, held)) for held in gpu.stream(cut(codes, 16))]
     assert np.array_equal(np.concatenate(found), words.padded(codes))

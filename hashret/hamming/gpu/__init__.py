@@ -1,9 +1,10 @@
 """Exact Hamming search on a CUDA GPU: the same contract and the same bytes as the kernels of the CPU.
 
 device.py      the GPU: found, compiled for, brought arrays to; nothing else knows of one
+pieces.py      a gallery on the device: consecutive rows, array by array
 search.py      how far to reach, who is there, which are nearest
 kernels/       the device code, CUDA C++: codes.cuh what all share, rows.cu few queries, tensor.cu batches,
-               reach.cu distances counted, select.cu the nearest in order
+               reach.cu distances counted, select.cu the nearest in order, ids.cu rows into ids
 fragments.py   the tensor cores' binary matrix product in numpy: which lane holds which bits
 
 Nothing is loaded until a device is asked for. tests/cuda_on_cpu.h runs the same device code on the CPU.

@@ -17,7 +17,7 @@ import logging
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
@@ -91,10 +91,14 @@ class Device(Protocol):
         """A copy in memory, once all that was started is done."""
         ...
 
-    def stream_pieces(self, array: npt.NDArray[Any], rows_at_once: int) -> Iterator[tuple[int, Held]]:
-        """First row and rows of every piece of an array, on the device; each is copied while kernels work on the one before.
+    def part(self, held: Held, start: int, stop: int) -> Held:
+        """Some consecutive rows of an array, not copied."""
+        ...
 
-        A piece may be used by what is started before the next is asked for. array: in memory or a mapped file.
+    def stream(self, pieces: Sequence[npt.NDArray[Any]]) -> Iterator[Held]:
+        """Every piece on the device, one after the other; each is copied while kernels work on the one before.
+
+        A piece may be used by what is started before the next is asked for. pieces: not empty, in memory or in mapped files.
         """
         ...
 
@@ -210,6 +214,7 @@ class CudaDevice:
             self._stream = self._device.create_stream()
             self._copies = self._device.create_stream()
         self._pinned = (_Pinned(self._stream), _Pinned(self._stream))
+        self._idle: list[tuple[_Pinned, _Pinned]] = []
         self.name = str(self._device.name)
         self.multiprocessors = int(self._device.properties.multiprocessor_count)
         self._arch = f"sm_{self._device.arch}"
@@ -269,10 +274,21 @@ class CudaDevice:
             self._stream.sync()
         return copied
 
-    def stream_pieces(self, array: npt.NDArray[Any], rows_at_once: int) -> Iterator[tuple[int, Held]]:
-        """First row and rows of every piece of an array, on the device; each is copied while kernels work on the one before."""
-        targets = [self.empty((min(rows_at_once, len(array)), *array.shape[1:]), array.dtype) for _ in range(2)]
-        yield from feed(array, rows_at_once, self._pinned, targets, self._stream, self._copies)
+    def part(self, held: Held, start: int, stop: int) -> Held:
+        """Some consecutive rows of an array, not copied."""
+        row = math.prod(held.shape[1:]) * held.dtype.itemsize
+        return Held(_piece(held.memory, start * row, (stop - start) * row), (stop - start, *held.shape[1:]), held.dtype)
+
+    def stream(self, pieces: Sequence[npt.NDArray[Any]]) -> Iterator[Held]:
+        """Every piece on the device, one after the other; each is copied while kernels work on the one before."""
+        most = max((piece.nbytes for piece in pieces), default=0)
+        targets = [self.empty((most,), np.uint8) for _ in range(2)]
+        # Not those of `put` and `get`, which may be called meanwhile, nor those of a stream that nobody has read to its end.
+        pinned = self._idle.pop() if self._idle else (_Pinned(self._stream), _Pinned(self._stream))
+        try:
+            yield from feed(pieces, pinned, targets, self._stream, self._copies)
+        finally:
+            self._idle.append(pinned)
 
     def free_bytes(self) -> int:
         """Memory that can still be had: what nobody has, and what this process's pool keeps ready."""

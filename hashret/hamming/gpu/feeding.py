@@ -76,38 +76,32 @@ def as_bytes(array: npt.NDArray[Any]) -> Bytes:
 
 
 def feed(
-    array: npt.NDArray[Any],
-    rows_at_once: int,
+    pieces: Sequence[npt.NDArray[Any]],
     pinned: Sequence[Pinned],
     targets: Sequence[Held],
     kernels: Stream,
     copies: Stream,
-) -> Iterator[tuple[int, Held]]:
-    """First row and rows of every piece, on the device; a piece may be used by what is started before the next is asked for.
+) -> Iterator[Held]:
+    """Every piece on the device; one may be used by what is started before the next is asked for.
 
-    pinned, targets: two each; a target has room for rows_at_once rows. kernels: the stream of whoever uses the pieces.
+    pinned, targets: two each; targets have room for the largest piece. kernels: the stream of whoever uses the pieces.
     """
-    pieces = [array[first : first + rows_at_once] for first in range(0, len(array), rows_at_once)]
     used: list[Event | None] = [None, None]
     # Whatever had the targets before is done with them before they are written.
     copies.wait(kernels)
     with ThreadPoolExecutor(1, "hashret-feed") as filler:
-        try:
-            filling = [filler.submit(fill, pinned[0].room(pieces[0].nbytes), pieces[0])] if pieces else []
-            for number, piece in enumerate(pieces):
-                slot = number % 2
-                filling.pop().result()
-                if (before := used[slot]) is not None:
-                    copies.wait(before)
-                held = targets[slot]._replace(shape=piece.shape)
-                pinned[slot].send(held, copies)
-                kernels.wait(copies.record())
-                if number + 1 < len(pieces):
-                    # Waits for the copy before this one; the device still has this one's to do, and kernels.
-                    room = pinned[1 - slot].room(pieces[number + 1].nbytes)
-                    filling.append(filler.submit(fill, room, pieces[number + 1]))
-                yield number * rows_at_once, held
-                used[slot] = kernels.record()
-        finally:
-            # If nobody asks for the rest, a copy may still be on its way: the targets are given to others after it.
-            kernels.wait(copies)
+        filling = [filler.submit(fill, pinned[0].room(pieces[0].nbytes), pieces[0])] if pieces else []
+        for number, piece in enumerate(pieces):
+            slot = number % 2
+            filling.pop().result()
+            if (before := used[slot]) is not None:
+                copies.wait(before)
+            held = targets[slot]._replace(shape=piece.shape, dtype=piece.dtype)
+            pinned[slot].send(held, copies)
+            kernels.wait(copies.record())
+            if number + 1 < len(pieces):
+                # Waits for the copy before this one; the device still has this one's to do, and kernels.
+                room = pinned[1 - slot].room(pieces[number + 1].nbytes)
+                filling.append(filler.submit(fill, room, pieces[number + 1]))
+            yield held
+            used[slot] = kernels.record()

@@ -2,6 +2,8 @@
 
 device.py      the GPU: found, compiled for, brought arrays to; nothing else knows of one
 pieces.py      a gallery on the device: consecutive rows, array by array
+costs.py       what searches cost on it, measured
+once.py        one search among codes that lie in memory
 search.py      how far to reach, who is there, which are nearest
 kernels/       the device code, CUDA C++: codes.cuh what all share, rows.cu few queries, tensor.cu batches,
                reach.cu distances counted, select.cu the nearest in order, ids.cu rows into ids

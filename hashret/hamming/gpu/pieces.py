@@ -96,6 +96,11 @@ class Resident:
             if begin < len(piece):
                 yield piece, begin, stride
 
+    def moved(self, before: Codes, after: Codes) -> None:
+        """The same codes are another array from now on."""
+        if id(before) in self._sent:
+            self._sent[id(after)] = (after, self._sent.pop(id(before))[1])
+
     def _send(
         self, array: npt.NDArray[Any], known: _Sent, form: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
     ) -> Held:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from hashret.codes import Codes
 from hashret.hamming import words
-from hashret.hamming.gpu.device import Held
+from hashret.hamming.gpu.device import Device, Held
 from hashret.hamming.gpu.pieces import SAMPLE_ROWS, Piece, Pieces
 from hashret.hamming.merge import Found
 
@@ -63,6 +63,11 @@ def source(n_words: int, with_tensor_cores: bool = True) -> str:
     for name in (*_SOURCES, _OF_TENSOR_CORES) if with_tensor_cores else _SOURCES:
         lines += [f'#line 1 "{name}"\n', (_FOLDER / name).read_text("utf-8")]
     return "".join(lines)
+
+
+def kernel_name(device: Device, n_queries: int) -> str:
+    """What compares codes with so many queries: tensor (cores) or row."""
+    return "tensor" if n_queries >= BATCH_FROM and device.multiplies_bits else "row"
 
 
 class Gallery:
@@ -195,7 +200,7 @@ class Gallery:
         """Append what is within reach in one piece."""
         n, n_queries, multiprocessors = len(piece), queries.shape[0], self.device.multiprocessors
         arguments = (piece.codes, n, piece.alive, queries, *taken)
-        if n_queries >= BATCH_FROM and self.device.multiplies_bits:
+        if kernel_name(self.device, n_queries) == "tensor":
             blocks = min(2 * multiprocessors, -(-n // THREADS))
             self._kernels.run("scan_batch", (blocks, 1), THREADS, *arguments, n_queries)
             return

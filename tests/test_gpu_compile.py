@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 
-from hashret.hamming.gpu import device
+from hashret.hamming.gpu import arrays, device
 from hashret.hamming.gpu.search import source
 
 
@@ -41,6 +41,15 @@ def test_nothing_spills(arch: str, n_words: int) -> None:
     assert ("scan_batch" in names) == (arch in ("sm_80", "sm_90"))
     spilled = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
     assert len(spilled) >= len(names) and set(spilled) == {("0", "0", "0")}
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_90"])
+def test_kernels_for_arrays_compile(arch: str) -> None:
+    log = io.StringIO()
+    device.compiled(arrays.source(), arch, log)
+    assert set(re.findall(r"entry function '(\w+)'", log.getvalue())) == {"pack_rows", "count_marked"}
+    assert "warning" not in log.getvalue()
+    assert set(re.findall(r"(\d+) bytes spill stores", log.getvalue())) == {"0"}
 
 
 def test_compiled_kernels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

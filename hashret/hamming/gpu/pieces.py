@@ -52,6 +52,11 @@ class Pieces(Protocol):
         ...
 
 
+def sample_begin(first: int, stride: int) -> int:
+    """Where in rows from number `first` on the sample's first block begins: so that small pieces share one."""
+    return (-first // SAMPLE_ROWS) % stride * SAMPLE_ROWS
+
+
 class Resident:
     """A gallery of which all pieces stay in the device's memory."""
 
@@ -76,6 +81,10 @@ class Resident:
                     self._pieces.append(Piece(self._send(codes, known, _as_words), flags, self.n))
                     self.n += len(codes)
 
+    def holds(self, array: npt.NDArray[Any]) -> bool:
+        """Whether an array is on the device already."""
+        return id(array) in self._sent
+
     def each(self) -> Iterator[Piece]:
         """All pieces."""
         return iter(self._pieces)
@@ -83,8 +92,7 @@ class Resident:
     def sample(self, stride: int) -> Iterator[tuple[Piece, int, int]]:
         """Every stride-th block of all rows, wherever pieces begin."""
         for piece in self._pieces:
-            # The number of its first block: that of the next one among all rows, so that small pieces share one.
-            begin = (-piece.first // SAMPLE_ROWS) % stride * SAMPLE_ROWS
+            begin = sample_begin(piece.first, stride)
             if begin < len(piece):
                 yield piece, begin, stride
 

@@ -361,7 +361,7 @@ def main(arguments: list[str] | None = None, device: Any = None) -> int:
         "rows": [row for row in grid(options.quick) if (options.only or "") in row["what"]],
     }
     try:
-        device = device or devices.open_device()
+        device = device or devices.open_device(0)
         document["gpu"] = device.name
         measure_all(device, document, options.quick)
     except UsageError as error:

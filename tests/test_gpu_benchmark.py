@@ -69,7 +69,7 @@ def test_all_of_it(benchmark: ModuleType, capsys: pytest.CaptureFixture[str], tm
 def test_without_a_gpu_the_page_says_what_is_missing(
     benchmark: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none() -> None:
+    def none(number: int) -> None:
         raise UsageError("device cuda was asked for, but there is no NVIDIA driver; use device cpu")
 
     monkeypatch.setattr(benchmark.devices, "open_device", none)

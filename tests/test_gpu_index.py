@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import simulated_gpu
-from simulated_gpu import SimulatedGpu
+from simulated_gpu import DeviceArray, SimulatedGpu
 
 from hashret import hamming
 from hashret.codes import pack
-from hashret.errors import SearchError, UsageError
-from hashret.hamming.gpu import costs, device, once
+from hashret.errors import CodeError, SearchError, UsageError
+from hashret.hamming.gpu import costs, device, once, streaming
 from hashret.hamming.gpu.costs import DeviceCosts
 from hashret.index import HammingIndex, device_codes
 
@@ -210,3 +210,85 @@ def test_arrays_are_sent_for_one_search(gpu: SimulatedGpu, monkeypatch: pytest.M
     *_, how = hamming.search(gallery, queries, 3, device="auto", explain=True)
     assert how.plan.device == "simulated" and how.lines()[0].startswith("row kernel on simulated: the cheapest; ")
     assert len(hamming.search(gallery[:0], queries, 3, device="cuda")[0]) == 3
+
+
+def test_queries_that_lie_on_the_device(gpu: SimulatedGpu) -> None:
+    """Answers lie there, too, in arrays of their library, with ids that count up or do not."""
+    rng = np.random.default_rng(0)
+    index = HammingIndex(100)
+    queries = codes(rng, 6, 100)
+    with pytest.raises(SearchError, match=r"the queries lie on a GPU and the codes do not; call .to\(\"cuda\"\) first"):
+        index.search(DeviceArray(queries), 3)
+    with pytest.raises(SearchError, match=r"the queries lie on a GPU and the codes do not"):
+        index.search_radius(DeviceArray(queries), 3)
+    index.to("cuda")
+    for added in (0, 40, 90):
+        index.add(
+            codes(rng, added, 100), ids=rng.permutation(1000)[:added] + 1000 * added, records=records(added, added)
+        )
+        if added:
+            index.remove(index.ids[:3])
+        for k, where in ((1, None), (50, "view = 1"), (200, None), (3, "view = 7")):
+            found = index.search(DeviceArray(queries), k, where=where)
+            for one, two in zip(index.search(queries, k, where=where), found, strict=True):
+                assert isinstance(two, DeviceArray) and one.dtype == two.array.dtype and np.array_equal(one, two.array)
+            *within, (how,) = index.search_radius(DeviceArray(queries), 45, where=where, explain=True)
+            for one, two in zip(index.search_radius(queries, 45, where=where), within, strict=True):
+                assert isinstance(two, DeviceArray) and one.dtype == two.array.dtype and np.array_equal(one, two.array)
+        *_, (how,) = index.search(DeviceArray(queries), 2, explain=True)
+        assert how.plan.device == "simulated" and how.plan.reason == "the queries lie there"
+    index.add(codes(rng, 300, 100))  # ids that count up
+    found = index.search(DeviceArray(queries), 20)
+    assert np.array_equal(found[1].array, index.search(queries, 20)[1])
+    nothing = index.search(DeviceArray(queries[:0]), 20)
+    assert nothing[0].array.shape == nothing[1].array.shape == (0, 20)
+    with pytest.raises(CodeError, match="codes have shape"):
+        index.search(DeviceArray(queries[:, :3]), 1)
+    with pytest.raises(CodeError, match="are not zero"):
+        index.search(DeviceArray(queries | 1), 1)
+
+
+@pytest.mark.parametrize("gallery_is_there", [True, False])
+def test_arrays_that_lie_on_the_device(gallery_is_there: bool, gpu: SimulatedGpu) -> None:
+    rng = np.random.default_rng(0)
+    gallery, queries, alive = codes(rng, 700, 72), codes(rng, 5, 72), rng.random(700) < 0.5
+    given = DeviceArray(gallery) if gallery_is_there else gallery
+    for flags, same_flags in ((None, None), (alive, alive), (alive, DeviceArray(alive))):
+        *found, how = hamming.search(given, DeviceArray(queries), 900, 72, same_flags, explain=True)
+        for one, two in zip(hamming.search(gallery, queries, 900, 72, flags), found, strict=True):
+            assert one.dtype == two.array.dtype and np.array_equal(one, two.array)
+        assert how.codes == (700 if flags is None else np.count_nonzero(alive)) and how.plan.device == "simulated"
+        expected = hamming.search_radius(gallery, queries, 30, None, flags)
+        for one, two in zip(
+            expected, hamming.search_radius(given, DeviceArray(queries), 30, None, same_flags), strict=True
+        ):
+            assert one.dtype == two.array.dtype and np.array_equal(one, two.array)
+        if gallery_is_there:
+            for one, two in zip(
+                hamming.search(gallery, queries, 3, 72, flags),
+                hamming.search(given, queries, 3, 72, same_flags),
+                strict=True,
+            ):
+                assert np.array_equal(one, two), "queries in memory have answers in memory"
+            within = hamming.search_radius(given, queries, 30, 72, same_flags)
+            assert all(np.array_equal(one, two) for one, two in zip(expected, within, strict=True))
+    assert hamming.search(DeviceArray(gallery[:0]), DeviceArray(queries), 2)[1].array.tolist() == [[-1, -1]] * 5
+    with pytest.raises(SearchError, match=r"alive has shape \(3,\), expected \(700,\)"):
+        hamming.search(DeviceArray(gallery), queries, 2, alive=DeviceArray(alive[:3]))
+    with pytest.raises(SearchError, match="k is 0"):
+        hamming.search(given, DeviceArray(queries), 0)
+
+
+def test_codes_that_do_not_fit_are_streamed(gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "PIECE_BYTES", 8 * 512)
+    rng = np.random.default_rng(0)
+    gpu.free = 5000
+    here, there = HammingIndex(64), HammingIndex(64).to("cuda")
+    for n in (400, 2000):
+        given = codes(rng, n)
+        for index in (here, there):
+            index.add(given, records=records(n, n))
+        compare(here, there, rng, gpu)
+    queries = codes(rng, 3)
+    found = there.search(DeviceArray(queries), 20)
+    assert np.array_equal(found[1].array, here.search(queries, 20)[1])

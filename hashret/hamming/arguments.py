@@ -36,6 +36,15 @@ def checked(
     return gallery, queries, checked_flags(alive, len(gallery)), checked_threads(threads)
 
 
+def on_device(array: object) -> bool:
+    """Whether an array lies in a GPU's memory."""
+    if isinstance(array, np.ndarray):
+        return False
+    from hashret.hamming.gpu.arrays import is_on_device
+
+    return is_on_device(array)
+
+
 def checked_flags(alive: npt.ArrayLike | None, n: int) -> Bits | None:
     """A flag for each of n codes, or None where all are alive because none was given."""
     if alive is None:

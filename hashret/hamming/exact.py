@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from hashret.codes import Bits, Codes
 from hashret.hamming import plain, planner
-from hashret.hamming.arguments import Rows, checked, checked_k, checked_radius, gathered
+from hashret.hamming.arguments import Rows, checked, checked_k, checked_radius, gathered, on_device
 from hashret.hamming.costs import are_measured
 from hashret.hamming.merge import Found
 from hashret.hamming.planner import Explanation, Plan, share_within
@@ -82,8 +82,16 @@ def search(
     there, "auto" does where there is one and that is expected to be done sooner; `HammingIndex.to` keeps codes there for many
     searches. explain: a third thing comes back, an Explanation of how the search was answered. CodeError, SearchError for what
     does not fit, UsageError where there is no such GPU.
+
+    Codes and queries that lie on a GPU (arrays of torch, CuPy, JAX or whatever else speaks DLPack or the CUDA array interface)
+    are searched there, without a copy where rows are whole 64-bit words; answers come as arrays of the queries' library.
     """
     started = time.perf_counter()
+    if on_device(gallery_NB) or on_device(queries_QB):
+        from hashret.hamming.gpu import once
+
+        answer, plan, compared = once.nearest_arrays(gallery_NB, queries_QB, checked_k(k), code_size, alive)
+        return (*answer, _explanation(plan, compared, started)) if explain else answer
     gallery, queries, living, _ = checked(gallery_NB, queries_QB, code_size, alive, threads)
     found, explained = nearest(gallery, queries, checked_k(k), living, threads, device)
     return (*found, explained(started)) if explain else found
@@ -134,6 +142,11 @@ def search_radius(
     `search`; radius in bits, from 0. explain: a fourth thing comes back, an Explanation.
     """
     started = time.perf_counter()
+    if on_device(gallery_NB) or on_device(queries_QB):
+        from hashret.hamming.gpu import once
+
+        answer, plan, compared = once.within_arrays(gallery_NB, queries_QB, checked_radius(radius), code_size, alive)
+        return (*answer, _explanation(plan, compared, started)) if explain else answer
     gallery, queries, living, _ = checked(gallery_NB, queries_QB, code_size, alive, threads)
     radii = np.full(len(queries), min(checked_radius(radius), 8 * gallery.shape[1]), np.int64)
     found, explained = within(gallery, queries, radii, living, threads, device)
@@ -231,8 +244,11 @@ def _plan(gallery: Codes, queries: Codes, k: int | None, threads: int | None, fl
 
 def _explained(plan: Plan, gallery: Codes, living: Bits | None, started: float) -> Explanation:
     """How a search that began at `started` was answered, just now."""
+    return _explanation(plan, len(gallery) if living is None else int(np.count_nonzero(living)), started)
+
+
+def _explanation(plan: Plan, compared: int, started: float) -> Explanation:
     milliseconds = 1e3 * (time.perf_counter() - started)
-    compared = len(gallery) if living is None else int(np.count_nonzero(living))
     # The costs of a device are always its own.
     return Explanation(plan, milliseconds, compared, measured_costs=plan.device != "cpu" or are_measured())
 

@@ -70,7 +70,7 @@ class Segment:
         return self.ids[order], order
 
     @functools.cached_property
-    def _counted_up(self) -> bool:
+    def counted_up(self) -> bool:
         """Whether every id is one more than the one before, as ids are unless others were given."""
         return bool(np.array_equal(self.ids[1:], self.ids[:-1] + 1))
 
@@ -82,7 +82,7 @@ class Segment:
         elsewhere = np.flatnonzero(self.ids[rows] != ids)
         if len(elsewhere):
             rows[elsewhere] = -1
-            if not self._counted_up:
+            if not self.counted_up:
                 ascending, order = self._by_id
                 place = np.minimum(np.searchsorted(ascending, ids[elsewhere]), last)
                 rows[elsewhere] = np.where(ascending[place] == ids[elsewhere], order[place], -1)

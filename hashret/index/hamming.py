@@ -18,7 +18,7 @@ from hashret import hamming
 from hashret.codes import Codes, bytes_per_code, check_codes
 from hashret.errors import SearchError
 from hashret.hamming import Explanation, asymmetric
-from hashret.hamming.arguments import checked_k, checked_radius, checked_threads
+from hashret.hamming.arguments import checked_k, checked_radius, checked_threads, on_device
 from hashret.hamming.planner import Plan
 from hashret.index import near_duplicates, storage
 from hashret.index.base import VectorIndex, whole_numbers
@@ -110,6 +110,10 @@ class HammingIndex(VectorIndex):
         Searches by Hamming distance give the same bytes as before and are computed there unless the CPU is expected to be done
         sooner, as with few queries among few codes: see `explain`. What is added or deleted later goes there with the next
         search. Asymmetric similarities and pairs (`self_join`) are computed on the CPU. UsageError where there is no such GPU.
+
+        From then on queries may be arrays of torch, CuPy, JAX or others that lie on that GPU, too: they are searched there,
+        and distances and ids come back as arrays of that library. Codes that do not fit into the GPU's memory stay where they are
+        and are streamed there for each search.
         """
         from hashret.hamming.gpu.device import pick_device
 
@@ -119,7 +123,7 @@ class HammingIndex(VectorIndex):
             return self
         from hashret.index.device_codes import DeviceCodes
 
-        self._on_device = DeviceCodes(picked, bytes_per_code(self.code_size), self._contents)
+        self._on_device = DeviceCodes(picked, self.code_size, self._contents)
         return self
 
     def build_multi_index(self, threads: int | None = None) -> int:
@@ -214,6 +218,10 @@ class HammingIndex(VectorIndex):
         ("view = 90 and label = 'car'", where.py has the rules); SearchError where it cannot be read.
         """
         contents = self._chosen(where)
+        if metric == "hamming" and on_device(queries):
+            k, _ = checked_k(k), checked_threads(threads)
+            distances, ids, how = self._device_codes().search_array(contents, queries, k)
+            return (distances, ids, [how]) if explain else (distances, ids)
         near, places, explanations = self._nearest(contents, queries, k, threads, metric, explain)
         found = near, _ids_at(contents, places)
         return (*found, explanations) if explain else found
@@ -294,6 +302,11 @@ class HammingIndex(VectorIndex):
         Those of query i are from offsets[i] to offsets[i + 1], ascending by (distance, row). explain: a fourth thing comes
         back, as in `search`. where: as in `search`.
         """
+        if on_device(codes_QB):
+            there = self._device_codes()
+            answer = self.search_radius(there.fetched(codes_QB), radius, threads, explain=True, where=where)
+            lent = there.lent(answer[:3], codes_QB)
+            return (*lent, answer[3]) if explain else lent
         contents = self._chosen(where)
         queries = check_codes(codes_QB, self.code_size)
         radius, _ = min(checked_radius(radius), self.code_size), checked_threads(threads)
@@ -367,6 +380,14 @@ class HammingIndex(VectorIndex):
             near = np.full(missing, -1, np.int32) if by_distance else np.full(missing, np.nan, np.float32)
             parts.append((near, np.full(missing, -1, np.int64)))
         return (*kind.merge(parts, k), _because(plan, explanations))
+
+    def _device_codes(self) -> DeviceCodes:
+        """What lies on the GPU; SearchError where nothing does."""
+        if self._on_device is None:
+            raise SearchError(
+                'the queries lie on a GPU and the codes do not; call .to("cuda") first, or bring the queries to memory'
+            )
+        return self._on_device
 
     def _by_logits(self, contents: Contents, places_QR: Ids, logits: npt.ArrayLike) -> Similarities:
         """Similarities (Q, R) of the logits to the codes at these places, NaN where there is none."""

@@ -73,24 +73,27 @@ def borrow_codes(device: Device, codes_NB: Any, code_size: int) -> Held:
     memory = seen.memory if whole else _packed(device, seen, words.WORD_BYTES * n_words).memory
     held = Held(memory, (n, n_words), np.dtype(np.uint64))
     tail = 8 * n_bytes - code_size
-    if tail and n:
-        found = device.zeros((1,), np.uint64)
-        mask = (1 << tail) - 1
-        kernels = device.kernels(source())
-        kernels.run(
-            "count_marked",
-            (_blocks(device, n), 1),
-            THREADS,
-            held,
-            n,
-            words.WORD_BYTES * n_words,
-            n_bytes - 1,
-            mask,
-            found,
-        )
-        if device.get(found)[0]:
-            raise tail_is_wrong(code_size)
+    if tail and _count_marked(device, held, words.WORD_BYTES * n_words, n_bytes - 1, (1 << tail) - 1):
+        raise tail_is_wrong(code_size)
     return held
+
+
+def borrow_flags(device: Device, alive: Any, n: int) -> tuple[Held, int]:
+    """Flags (N,) on the device, as bytes, and how many of them are set; SearchError as `borrow`."""
+    held = borrow(device, alive, np.bool_, (n,), "alive")
+    flags = Held(held.memory, held.shape, np.dtype(np.uint8))
+    return flags, _count_marked(device, flags, 1, 0, 0xFF)
+
+
+def _count_marked(device: Device, rows: Held, row_bytes: int, byte: int, mask: int) -> int:
+    """How many rows have a bit of mask in one of their bytes."""
+    n = rows.shape[0]
+    if not n:
+        return 0
+    found = device.zeros((1,), np.uint64)
+    arguments = (rows, n, row_bytes, byte, mask, found)
+    device.kernels(source()).run("count_marked", (_blocks(device, n), 1), THREADS, *arguments)
+    return int(device.get(found)[0])
 
 
 def padded(device: Device, codes_NB: Held) -> Held:

@@ -167,7 +167,7 @@ def pick_device(name: str) -> Device | None:
         return None
     if name == "auto":
         try:
-            device = open_device()
+            device = open_device(0)
         except UsageError as error:
             _log.info("device: cpu (%s)", str(error).partition(", but ")[2].partition("; ")[0])
             return None
@@ -179,8 +179,14 @@ def pick_device(name: str) -> Device | None:
     return open_device(int(number or 0))
 
 
+def device_of(array: Any) -> Device:
+    """The GPU in whose memory an array lies (arrays.is_on_device)."""
+    number = array.__dlpack_device__()[1] if hasattr(array, "__dlpack_device__") else 0
+    return open_device(int(number))
+
+
 @functools.cache
-def open_device(number: int = 0) -> Device:
+def open_device(number: int) -> Device:
     """A CUDA GPU; UsageError with the reason where there is none."""
     asked = f"device cuda{f':{number}' if number else ''} was asked for, but"
     try:
@@ -255,7 +261,16 @@ class CudaDevice:
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
         """An array on the device, of anything."""
         n_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-        return Held(self._device.allocate(n_bytes, stream=self._stream), shape, np.dtype(dtype))
+        try:
+            memory = self._device.allocate(n_bytes, stream=self._stream)
+        except Exception as error:  # cuda-core has no class of its own for this.
+            if "OUT_OF_MEMORY" not in str(error):
+                raise
+            raise SearchError(
+                f"{self.name} has no {n_bytes:,} bytes left; ask for fewer neighbours or queries or a smaller radius, free "
+                "memory there, or use device cpu"
+            ) from error
+        return Held(memory, shape, np.dtype(dtype))
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
         """An array of zeros on the device."""

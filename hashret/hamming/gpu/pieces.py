@@ -42,6 +42,8 @@ class Pieces(Protocol):
     n_alive: int
     n_words: int
     """64-bit words of a code."""
+    passing_bytes: int
+    """Bytes that are brought to the device for every group of queries."""
 
     def each(self) -> Iterator[Piece]:
         """All pieces, in the order of their rows, in a turn of the device; one is valid until the next is asked for."""
@@ -57,8 +59,30 @@ def sample_begin(first: int, stride: int) -> int:
     return (-first // SAMPLE_ROWS) % stride * SAMPLE_ROWS
 
 
+class Borrowed:
+    """A gallery of one piece that somebody else has put on the device."""
+
+    passing_bytes = 0
+
+    def __init__(self, device: Device, codes_NW: Held, alive: Held | None, n_alive: int) -> None:
+        """codes_NW: as in `Piece`. alive: flags, of which n_alive are set."""
+        self.device, self.n_alive = device, n_alive
+        self.n, self.n_words = codes_NW.shape
+        self._pieces = [Piece(codes_NW, alive, 0)] if self.n else []
+
+    def each(self) -> Iterator[Piece]:
+        """The piece."""
+        return iter(self._pieces)
+
+    def sample(self, stride: int) -> Iterator[tuple[Piece, int, int]]:
+        """Every stride-th block of it."""
+        return iter([(piece, 0, stride) for piece in self._pieces])
+
+
 class Resident:
     """A gallery of which all pieces stay in the device's memory."""
+
+    passing_bytes = 0
 
     def __init__(
         self, device: Device, parts: Sequence[tuple[Codes, Bits | None]], n_bytes: int, before: Resident | None = None

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +143,21 @@ class Gallery:
             self._select(*self._scan(held, reach, ties_end, room), answer)
             distances[some], rows[some] = (self.device.get(x) for x in answer)
         return self.device.put(distances), self.device.put(rows)
+
+    def ids_held(self, rows: Held, stretches: Sequence[tuple[int, Held | int]]) -> Held:
+        """What `search_held` gives as rows, as ids int64: of consecutive rows how many there are, and their ids on the device.
+
+        A number instead stands for ids that count up from there.
+        """
+        found = self.device.empty(rows.shape, np.int64)
+        count, first = math.prod(rows.shape), 0
+        # An empty stretch, too: where there are no rows, all are -1.
+        for n, ids in (*stretches, (0, 0)) if count else ():
+            array, first_id = (None, ids) if isinstance(ids, int) else (ids, 0)
+            arguments = (rows, count, first, n, array, first_id, found)
+            self._kernels.run("ids_of_rows", (-(-count // THREADS), 1), THREADS, *arguments)
+            first += n
+        return found
 
     def search_radii(self, queries_QB: Codes, radii_Q: npt.NDArray[np.int64]) -> FoundWithin:
         """Offsets (Q + 1) int64, distances int32 and rows int64 within each query's radius, ascending by (distance, row)."""

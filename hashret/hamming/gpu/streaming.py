@@ -57,6 +57,7 @@ class Streamed:
         self.device = device
         self.n_words = words.words_per_code(n_bytes)
         self.n = sum(len(codes) for codes, _ in parts)
+        self.passing_bytes = self.n * n_bytes
         self.n_alive = sum(len(codes) if alive is None else int(np.count_nonzero(alive)) for codes, alive in parts)
         self._parts = [part for part in parts if len(part[0])]
         self._samples: dict[int, Piece] = {}

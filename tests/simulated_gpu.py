@@ -57,6 +57,7 @@ class SimulatedGpu:
 
     def __init__(self, seed: int = 0, multiplies_bits: bool = True) -> None:
         self.multiplies_bits = multiplies_bits
+        self.multiplies_floats = True
         self._random = np.random.default_rng(seed)
         self._guards: list[npt.NDArray[np.uint8]] = []
         self._lock = threading.RLock()
@@ -109,9 +110,9 @@ class SimulatedGpu:
     def run(self, built: ctypes.CDLL, name: str, blocks: tuple[int, int], threads: int, given: list[Any]) -> None:
         """Run a kernel to its end; no thread may wait for ever, and none may write beside an array."""
         assert self._holder == threading.get_ident(), "it is another thread's turn"
-        assert len(given) <= 12 and blocks[0] > 0 and 0 < blocks[1] < 1 << 16 and 0 < threads <= 1024
+        assert len(given) <= 16 and blocks[0] > 0 and 0 < blocks[1] < 1 << 16 and 0 < threads <= 1024
         numbers = [x.memory.ctypes.data if isinstance(x, Held) else x or 0 for x in given]
-        arguments = (ctypes.c_uint64 * 12)(*numbers)
+        arguments = (ctypes.c_uint64 * 16)(*numbers)
         seed = int(self._random.integers(1 << 31))
         assert built.simulate(getattr(built, name), *blocks, threads, arguments, seed), (
             f"{name}: a barrier is not reached by all"

@@ -101,7 +101,7 @@ def test_the_kernels_of_float_vectors_hold_their_sums_in_registers(arch: str, dt
     assert "warning" not in report
     names = set(re.findall(r"entry function '(\w+)'", report))
     assert names == {"scan_few", "scan_many", "reach_of_rank", "gather_rows"}
-    # 64 sums a thread, and two blocks of 256 at once: elsewhere than on sm_90 the compiler is a few registers short around the loop.
+    # 64 sums a thread and two blocks of 256 at once: but for sm_90, the compiler is up to four registers short around the loop.
     most = 0 if arch == "sm_90" else 16
     assert max(int(n) for n in re.findall(r"(\d+) bytes spill", report)) <= most
 

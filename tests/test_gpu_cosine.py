@@ -241,6 +241,17 @@ def test_no_value_is_farther_off_than_the_bound(dtype: str, gpu: SimulatedGpu) -
         ).all()
 
 
+def test_similarities_that_are_cut_off_tie() -> None:
+    """Rounding makes some rows longer than 1 by more than a product is off: those are no nearer than the others at 1."""
+    rng = np.random.default_rng(0)
+    index = CosineIndex(16, "int8")
+    near = rng.standard_normal((1, 16))
+    index.add(near + rng.standard_normal((300, 16)) * 0.02)
+    similarities, _ = index.search(near, 100)
+    assert (similarities == 1).all()
+    check(index, near, 10, radius=1)
+
+
 def test_lengths_near_the_limit() -> None:
     rng = np.random.default_rng(0)
     for dtype in ("float32", "int8"):

@@ -82,19 +82,29 @@ def prefix(codes_NB: npt.ArrayLike, code_size: int, length: int) -> Codes:
 
 def check_codes(codes_NB: npt.ArrayLike, code_size: int) -> Codes:
     """The codes as they came, once dtype (uint8), shape (N, ceil(code_size / 8)) and zero tail bits are checked."""
-    n_bytes = bytes_per_code(code_size)
     codes: npt.NDArray[Any] = np.asarray(codes_NB)
-    if codes.dtype != np.uint8:
-        raise CodeError(f"codes have dtype {codes.dtype}, expected packed uint8; pack() takes bits, binarize() logits")
-    if codes.ndim != 2 or codes.shape[1] != n_bytes:
-        raise CodeError(f"codes have shape {codes.shape}, expected (N, {n_bytes}) for {code_size} bits")
-    tail = 8 * n_bytes - code_size
+    check_layout(codes.dtype, codes.shape, code_size)
+    tail = 8 * codes.shape[1] - code_size
     if tail and len(codes) and (codes[:, -1] & np.uint8((1 << tail) - 1)).any():
-        raise CodeError(
-            f"the last {tail} bits of a row are not zero, expected zeros beyond bit {code_size}; "
-            "was it packed with the other bit order or for another code size?"
-        )
+        raise tail_is_wrong(code_size)
     return codes
+
+
+def check_layout(dtype: np.dtype[Any], shape: tuple[int, ...], code_size: int) -> None:
+    """CodeError unless dtype and shape are those of packed codes: uint8, (N, ceil(code_size / 8))."""
+    n_bytes = bytes_per_code(code_size)
+    if dtype != np.uint8:
+        raise CodeError(f"codes have dtype {dtype}, expected packed uint8; pack() takes bits, binarize() logits")
+    if len(shape) != 2 or shape[1] != n_bytes:
+        raise CodeError(f"codes have shape {shape}, expected (N, {n_bytes}) for {code_size} bits")
+
+
+def tail_is_wrong(code_size: int) -> CodeError:
+    """The error for codes with ones beyond their last bit."""
+    return CodeError(
+        f"the last {-code_size % 8} bits of a row are not zero, expected zeros beyond bit {code_size}; "
+        "was it packed with the other bit order or for another code size?"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

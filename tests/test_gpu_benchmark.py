@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,8 @@ from types import ModuleType
 import pytest
 import simulated_gpu
 from simulated_gpu import SimulatedGpu
+
+from hashret.errors import UsageError
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -22,17 +25,20 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert specification and specification.loader
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    for name in ("machine", "pages"):
+    for name in ("machine", "pages", "gpu_sides"):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(module, "CHECKS", [(64, 3001, 6, 10, None), (65, 2000, 2, 3, 9)])
     monkeypatch.setattr(
         module,
         "grid",
         lambda quick: [
-            module._row("one query", 64, 5000, 1, 10, must="75 % of bandwidth", aim="92 %"),
-            module._row("batch", 64, 2000, 9, 10, torch=True),
+            module._row("one query", 64, 5000, 1, 10, must={"of_bandwidth": 0.75}, aim={"of_bandwidth": 0.92}),
+            module._row("batch", 64, 2000, 9, 10, alive=0.8, must={"t_pairs_per_s": 1e-12}),
+            module._row("batch, k = 1,000", 64, 2000, 9, 1000, alive=0.8, must={"of_k_10": 1e9}),
+            module._row("beside", 64, 2000, 9, 10, beside=True),
         ],
     )
+    monkeypatch.setattr(module, "compiler_report", lambda: "it takes seconds")
     monkeypatch.setattr(module, "read_bandwidth", lambda device, n_bytes: 1e9)
     return module
 
@@ -44,15 +50,56 @@ def test_all_of_it(benchmark: ModuleType, capsys: pytest.CaptureFixture[str], tm
     assert benchmark.main(arguments, SimulatedGpu()) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["checked"] == 8 and document["gpu"] == "simulated"
-    one, batch = document["rows"]
+    one, batch, many, beside = document["rows"]
     assert one["of_bandwidth"] == pytest.approx(8 * 5000 / (one["device_ms"] / 1e3) / 1e9)
-    assert batch["torch"].keys() in ({"not_run"}, {"device_ms", "distances"})
-    lines = page.read_text("utf-8").splitlines()
-    assert lines[0] == "# Search on a GPU, measured"
-    assert lines[-2].startswith("| one query | 64 | 5,000 | 1 | 10 | ") and lines[-2].endswith(
-        "| 75 % of bandwidth | 92 % |"
+    assert set(one["stages_ms"]) == {"scan_rows_1", "select_nearest"} and "scan_batch" in batch["stages_ms"]
+    assert many["of_k_10"] == pytest.approx(many["device_ms"] / batch["device_ms"])
+    for found in beside["peers"].values():
+        assert found.keys() in ({"not_run"}, {"ms", "distances"}) and found.get("distances", "equal") == "equal"
+    text = page.read_text("utf-8")
+    assert text.startswith("# Search on a GPU, measured\n")
+    assert (
+        "\n| one query | 64 | 5,000 | 1 | 10 | " in text
+        and "| 75 % of bandwidth: missed | 92 % of bandwidth: missed |" in text
     )
-    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "1e-12 T pairs/s: reached" in text and "1e+09 x k = 10: reached" in text
+    assert "Not compiled here: it takes seconds." in text
+
+
+def test_without_a_gpu_the_page_says_what_is_missing(
+    benchmark: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> None:
+        raise UsageError("device cuda was asked for, but there is no NVIDIA driver; use device cpu")
+
+    monkeypatch.setattr(benchmark.devices, "open_device", none)
+    page = tmp_path / "page.md"
+    assert benchmark.main(["--markdown", str(page), "--only", "one"]) == 2
+    text = page.read_text("utf-8")
+    assert "**Not run: there is no NVIDIA driver. The figures of a GPU are still missing.**" in text
+    assert (
+        "| one query | 64 | 5,000 | 1 | 10 | not run | | | | | 75 % of bandwidth | 92 % of bandwidth |"
+        in text.replace("  ", " ")
+    )
+    assert "batch" not in text and capsys.readouterr().out == text + "\n"
+
+
+def test_what_the_compiler_says(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+    monkeypatch.undo()
+    report = benchmark.compiler_report()
+    assert {(row["arch"], row["bits"]) for row in report} == {(a, b) for a in ("sm_80", "sm_90") for b in (64, 128)}
+    assert {row["spilled_bytes"] for row in report} == {0} and min(row["registers"] for row in report) >= 8
+    assert next(row for row in report if row["kernel"] == "scan_batch")["shared_bytes"] > 10_000
+
+
+def test_the_peers_of_one_process() -> None:
+    """As far as they go without a GPU: the data are the same wherever they are made, and who cannot run says why."""
+    program = [sys.executable, str(FOLDER / "gpu_sides.py")]
+    task = json.dumps({"n": 1000, "bits": 64, "queries": 32, "k": 3, "rounds": 1})
+    for side in ("torch", "faiss"):
+        done = subprocess.run([*program, side, task], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout).keys() in ({"not_run"}, {"ms", "distances"})
 
 
 @pytest.mark.skipif(simulated_gpu.COMPILER is None, reason="there is no C++ compiler to simulate with")

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 
-from hashret.hamming.gpu import device
+from hashret.hamming.gpu import arrays, device
 from hashret.hamming.gpu.search import source
 from hashret.index import device_features
 
@@ -31,10 +31,26 @@ def test_nothing_spills(arch: str, n_words: int) -> None:
     assert "warning" not in report
     names = set(re.findall(r"entry function '(\w+)'", report))
     scans = {f"scan_rows_{lot}" for lot in (1, 2, 4) if lot == 1 or lot * n_words <= 8}
-    assert names - {"scan_batch"} == {*scans, "count_distances", "reach_of_rank", "count_ties", "select_nearest"}
+    assert names - {"scan_batch"} == {
+        *scans,
+        "count_distances",
+        "reach_of_rank",
+        "count_ties",
+        "select_nearest",
+        "ids_of_rows",
+    }
     assert ("scan_batch" in names) == (arch in ("sm_80", "sm_90"))
     spilled = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
     assert len(spilled) >= len(names) and set(spilled) == {("0", "0", "0")}
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_90"])
+def test_kernels_for_arrays_compile(arch: str) -> None:
+    log = io.StringIO()
+    device.compiled(arrays.source(), arch, log)
+    assert set(re.findall(r"entry function '(\w+)'", log.getvalue())) == {"pack_rows", "count_marked"}
+    assert "warning" not in log.getvalue()
+    assert set(re.findall(r"(\d+) bytes spill stores", log.getvalue())) == {"0"}
 
 
 def test_compiled_kernels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from hashret.codes import Codes, pack
 from hashret.errors import UsageError
 from hashret.hamming import plain, reference
 from hashret.hamming.gpu import device, fragments, search
+from hashret.hamming.gpu.pieces import Resident
 from hashret.hamming.gpu.search import Gallery, safe_rank
 
 pytestmark = pytest.mark.skipif(simulated_gpu.COMPILER is None, reason="there is no C++ compiler to simulate with")
@@ -27,6 +30,15 @@ def random_codes(rng: np.random.Generator, n: int, bits: int, distinct: int | No
     if distinct is None:
         return pack(rng.integers(0, 2, (n, bits)))
     return pack(rng.integers(0, 2, (distinct, bits)))[rng.integers(0, distinct, n)]
+
+
+def on(gpu: SimulatedGpu, gallery: Codes, alive: np.ndarray | None = None, cuts: Sequence[int] = ()) -> Gallery:
+    """The gallery on the device, in pieces that begin at `cuts`."""
+    edges = [0, *cuts, len(gallery)]
+    parts = [
+        (gallery[start:stop], None if alive is None else alive[start:stop]) for start, stop in itertools.pairwise(edges)
+    ]
+    return Gallery(Resident(gpu, parts, gallery.shape[1]))
 
 
 def same(found: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...]) -> bool:
@@ -47,7 +59,7 @@ def test_small_galleries(bits: int, n: int) -> None:
                 expected = reference.search(gallery, queries, k, alive)
                 for multiplies_bits in (False, True):
                     gpu = SimulatedGpu(k, multiplies_bits)
-                    assert same(Gallery(gpu, gallery, alive).search(queries, k), expected)
+                    assert same(on(gpu, gallery, alive).search(queries, k), expected)
                     assert ("scan_batch" in gpu.started) == (multiplies_bits and expected[1][0, 0] >= 0)
 
 
@@ -58,7 +70,7 @@ def test_within_a_radius(multiplies_bits: bool, monkeypatch: pytest.MonkeyPatch)
     for n in (0, 1, 700):
         gallery, queries = random_codes(rng, n, 65, distinct=300), random_codes(rng, 7, 65)
         for alive in (None, rng.random(n) < 0.5):
-            held = Gallery(SimulatedGpu(n, multiplies_bits), gallery, alive)
+            held = on(SimulatedGpu(n, multiplies_bits), gallery, alive)
             for radii in (np.zeros(7, np.int64), np.arange(7) * 10, np.full(7, 65)):
                 expected = plain.search_radii(gallery, queries, radii, alive)
                 assert same(held.search_radii(queries, radii), expected)
@@ -73,7 +85,7 @@ def test_more_queries_than_a_block_holds() -> None:
     radii = rng.integers(480, 520, len(queries))
     gpu = SimulatedGpu()
     expected = plain.search_radii(gallery, queries, radii, None)
-    assert same(Gallery(gpu, gallery).search_radii(queries, radii), expected)
+    assert same(on(gpu, gallery).search_radii(queries, radii), expected)
     assert gpu.started == ["scan_batch", "select_nearest"]
 
 
@@ -90,7 +102,8 @@ def test_any_shape_in_any_order(bits: int, n: int, n_queries: int, k: int, disti
     rng = np.random.default_rng(seed)
     gallery, queries = random_codes(rng, n, bits, distinct), random_codes(rng, n_queries, bits)
     alive = rng.random(n) < rng.random()
-    found = Gallery(SimulatedGpu(seed), gallery, alive).search(queries, k)
+    cuts = np.sort(rng.integers(0, n + 1, rng.integers(0, 4))).tolist()
+    found = on(SimulatedGpu(seed), gallery, alive, cuts).search(queries, k)
     assert same(found, reference.search(gallery, queries, k, alive))
 
 
@@ -107,10 +120,12 @@ def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "LEAST_ROOM", 1024)
 
 
-def searched(gallery: Codes, queries: Codes, k: int, alive: np.ndarray | None = None) -> list[str]:
+def searched(
+    gallery: Codes, queries: Codes, k: int, alive: np.ndarray | None = None, cuts: Sequence[int] = ()
+) -> list[str]:
     """The kernels that ran, after the answer was found right."""
     gpu = SimulatedGpu(len(gallery) + k)
-    assert same(Gallery(gpu, gallery, alive).search(queries, k), plain.search(gallery, queries, k, alive))
+    assert same(on(gpu, gallery, alive, cuts).search(queries, k), plain.search(gallery, queries, k, alive))
     return gpu.started
 
 
@@ -168,6 +183,36 @@ class TestLargeGalleries:
         alive[[5, 600, 19_999]] = True
         searched(gallery, queries, 2, alive)
         searched(gallery, queries, 10, alive)
+
+    def test_a_gallery_in_pieces(self) -> None:
+        """Every ninth block of 512 rows is in the sample, wherever pieces begin."""
+        rng = np.random.default_rng(0)
+        gallery, queries = random_codes(rng, 40_001, 64), random_codes(rng, 2, 64)
+        cuts, alive = [3, 3, 700, 20_000, 39_990], rng.random(len(gallery)) < 0.5
+        done = searched(gallery, queries, 10, alive, cuts)
+        assert done[-1] == "select_nearest" and done.count("scan_rows_2") == 5
+        held = on(SimulatedGpu(), gallery, None, cuts).pieces
+        blocks = [
+            (piece.first + row) // 512
+            for piece, begin, stride in held.sample(9)
+            for row in range(begin, len(piece), 512 * stride)
+        ]
+        assert len(blocks) in (8, 9) and np.all(np.abs(np.diff(blocks) - 9) <= 1)
+        gallery = random_codes(rng, 20_003, 64, distinct=3)
+        for k in (1, 30):
+            assert searched(gallery, queries, k, alive[:20_003], [5000, 5001, 17_000]).count("count_ties") == 4
+
+    def test_what_is_there_is_not_sent_again(self) -> None:
+        rng = np.random.default_rng(0)
+        gpu = SimulatedGpu()
+        first, second, alive = random_codes(rng, 70, 64), random_codes(rng, 600, 64), rng.random(70) < 0.5
+        one = Resident(gpu, [(first, None)], 8)
+        two = Resident(gpu, [(first, alive), (second, None)], 8, one)
+        (before,), (after, _) = one.each(), two.each()
+        assert after.codes is before.codes and before.alive is None and after.alive is not None
+        queries, whole = random_codes(rng, 3, 64), np.concatenate([first, second])
+        flags = np.concatenate([alive, np.ones(600, bool)])
+        assert same(Gallery(two).search(queries, 50), reference.search(whole, queries, 50, flags))
 
     def test_groups_of_queries(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(search, "ROOM_BYTES", 1 << 16)
@@ -237,7 +282,7 @@ def test_threads_take_turns() -> None:
     rng = np.random.default_rng(0)
     gpu = SimulatedGpu()
     galleries = [random_codes(rng, 700, 64) for _ in range(4)]
-    held = [Gallery(gpu, gallery) for gallery in galleries]
+    held = [on(gpu, gallery) for gallery in galleries]
     queries = random_codes(rng, 3, 64)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda i: held[i % 4].search(queries, 5), range(16)))

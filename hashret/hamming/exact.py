@@ -18,6 +18,7 @@ import numpy.typing as npt
 from hashret.codes import Bits, Codes
 from hashret.hamming import plain, planner
 from hashret.hamming.arguments import Rows, checked, checked_k, checked_radius, gathered
+from hashret.hamming.costs import are_measured
 from hashret.hamming.merge import Found
 from hashret.hamming.planner import Explanation, Plan, share_within
 
@@ -40,6 +41,7 @@ def search(
     alive: npt.ArrayLike | None = None,
     threads: int | None = None,
     *,
+    device: str = "cpu",
     explain: Literal[False] = False,
 ) -> Found: ...
 
@@ -53,6 +55,7 @@ def search(
     alive: npt.ArrayLike | None = None,
     threads: int | None = None,
     *,
+    device: str = "cpu",
     explain: Literal[True],
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], Explanation]: ...
 
@@ -65,6 +68,7 @@ def search(
     alive: npt.ArrayLike | None = None,
     threads: int | None = None,
     *,
+    device: str = "cpu",
     explain: bool = False,
 ) -> Any:
     """Distances (Q, k) int32 and rows (Q, k) int64 of the k nearest gallery codes, exact.
@@ -74,12 +78,14 @@ def search(
 
     gallery_NB, queries_QB: packed uint8 codes; a memory-mapped gallery of whole 64-bit words is not copied.
     code_size: bits of a code; given, the tail bits of the queries are checked. alive: a flag (N,) a gallery code,
-    False leaves it out. threads: None takes all cores. explain: a third thing comes back, an Explanation of how the
-    search was answered. CodeError, SearchError for what does not fit.
+    False leaves it out. threads: None takes all cores. device: "cuda" or "cuda:1" sends the codes to that GPU and searches
+    there, "auto" does where there is one and that is expected to be done sooner; `HammingIndex.to` keeps codes there for many
+    searches. explain: a third thing comes back, an Explanation of how the search was answered. CodeError, SearchError for what
+    does not fit, UsageError where there is no such GPU.
     """
     started = time.perf_counter()
     gallery, queries, living, _ = checked(gallery_NB, queries_QB, code_size, alive, threads)
-    found, explained = nearest(gallery, queries, checked_k(k), living, threads)
+    found, explained = nearest(gallery, queries, checked_k(k), living, threads, device)
     return (*found, explained(started)) if explain else found
 
 
@@ -92,6 +98,7 @@ def search_radius(
     alive: npt.ArrayLike | None = None,
     threads: int | None = None,
     *,
+    device: str = "cpu",
     explain: Literal[False] = False,
 ) -> FoundWithin: ...
 
@@ -105,6 +112,7 @@ def search_radius(
     alive: npt.ArrayLike | None = None,
     threads: int | None = None,
     *,
+    device: str = "cpu",
     explain: Literal[True],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int64], Explanation]: ...
 
@@ -117,6 +125,7 @@ def search_radius(
     alive: npt.ArrayLike | None = None,
     threads: int | None = None,
     *,
+    device: str = "cpu",
     explain: bool = False,
 ) -> Any:
     """Offsets (Q + 1) int64, distances int32 and rows int64 of all gallery codes at most `radius` away (CSR).
@@ -127,7 +136,7 @@ def search_radius(
     started = time.perf_counter()
     gallery, queries, living, _ = checked(gallery_NB, queries_QB, code_size, alive, threads)
     radii = np.full(len(queries), min(checked_radius(radius), 8 * gallery.shape[1]), np.int64)
-    found, explained = within(gallery, queries, radii, living, threads)
+    found, explained = within(gallery, queries, radii, living, threads, device)
     return (*found, explained(started)) if explain else found
 
 
@@ -150,13 +159,19 @@ def search_ties(
 
 
 def nearest(
-    gallery: Codes, queries: Codes, k: int, living: Bits | None, threads: int | None
+    gallery: Codes, queries: Codes, k: int, living: Bits | None, threads: int | None, device: str = "cpu"
 ) -> tuple[Found, Explained]:
     """`search` for arguments that are checked, and how it was answered."""
     gallery, living, numbers, flags = _among(gallery, living)
     held = max(1, min(k, len(gallery)))
     plan = _plan(gallery, queries, held, threads, flags)
-    if plan.kernel == "numpy":
+    if device != "cpu":
+        from hashret.hamming.gpu import once
+
+        plan = once.plan(device, plan, gallery, queries, held, living)
+    if plan.device != "cpu":
+        found = once.gallery(device, gallery, living).search(queries, held)
+    elif plan.kernel == "numpy":
         found = plain.search(gallery, queries, held, living)
     else:
         from hashret.hamming import linear  # starts numba
@@ -171,13 +186,25 @@ def nearest(
 
 
 def within(
-    gallery: Codes, queries: Codes, radii: npt.NDArray[np.int64], living: Bits | None, threads: int | None
+    gallery: Codes,
+    queries: Codes,
+    radii: npt.NDArray[np.int64],
+    living: Bits | None,
+    threads: int | None,
+    device: str = "cpu",
 ) -> tuple[FoundWithin, Explained]:
     """`search_radius` for arguments that are checked and a radius a query, and how it was answered."""
     gallery, living, numbers, flags = _among(gallery, living)
     radius = int(radii.mean()) if len(radii) else 0
-    plan = _plan(gallery, queries, None, threads, flags, len(gallery) * share_within(8 * gallery.shape[1], radius))
-    if plan.kernel == "numpy":
+    expected = len(gallery) * share_within(8 * gallery.shape[1], radius)
+    plan = _plan(gallery, queries, None, threads, flags, expected)
+    if device != "cpu":
+        from hashret.hamming.gpu import once
+
+        plan = once.plan(device, plan, gallery, queries, expected, living)
+    if plan.device != "cpu":
+        found = once.gallery(device, gallery, living).search_radii(queries, radii)
+    elif plan.kernel == "numpy":
         found = plain.search_radii(gallery, queries, radii, living)
     else:
         from hashret.hamming import linear  # starts numba
@@ -205,7 +232,9 @@ def _plan(gallery: Codes, queries: Codes, k: int | None, threads: int | None, fl
 def _explained(plan: Plan, gallery: Codes, living: Bits | None, started: float) -> Explanation:
     """How a search that began at `started` was answered, just now."""
     milliseconds = 1e3 * (time.perf_counter() - started)
-    return Explanation(plan, milliseconds, len(gallery) if living is None else int(np.count_nonzero(living)))
+    compared = len(gallery) if living is None else int(np.count_nonzero(living))
+    # The costs of a device are always its own.
+    return Explanation(plan, milliseconds, compared, measured_costs=plan.device != "cpu" or are_measured())
 
 
 def distances(

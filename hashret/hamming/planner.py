@@ -42,13 +42,15 @@ class Plan:
     """Who computes a search, on how many threads, what it should take, and why."""
 
     kernel: str
-    """numpy, row, table, multi-index, or lookup (asymmetric search)."""
+    """numpy, row, table, multi-index, or lookup (asymmetric search); on a device row or tensor."""
     threads: int
     predicted_ms: float | None
     """None where nothing is predicted."""
     reason: str
     budget_ns: float = 0.0
     """Multi-index: the work of one thread that a query may take before it is left to a linear scan."""
+    device: str = "cpu"
+    """The name of the GPU that computes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Explanation:
         """The explanation in words."""
         plan = self.plan
         threads = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
+        where = threads if plan.device == "cpu" else plan.device
         costs = "costs measured on this machine" if self.measured_costs else "costs of another machine"
         predicted = "not predicted" if plan.predicted_ms is None else f"predicted {plan.predicted_ms:.3f} ms ({costs})"
         looked_at = f"{self.codes:,.10g} codes compared with each query"
@@ -78,7 +81,7 @@ class Explanation:
             left = f", {self.left:,} of the queries left to a linear scan" if self.left else ""
             looked_at = f"{self.buckets:,.0f} buckets looked up and {self.codes:,.0f} codes compared with a query{left}"
         return [
-            f"{plan.kernel} kernel on {threads}: {plan.reason}",
+            f"{plan.kernel} kernel on {where}: {plan.reason}",
             f"{predicted}, measured {self.measured_ms:.3f} ms",
             f"{looked_at}; the answer is {'exact' if self.exact else 'not exact'}",
         ]
@@ -126,6 +129,17 @@ def plan(
     best, *others = sorted(ways)
     named = ", ".join(f"{way.kernel} on {way.threads}: {way.nanoseconds / 1e6:.3g} ms" for way in others)
     return Plan(best.kernel, best.threads, (before + best.nanoseconds) / 1e6, f"the cheapest; {named}", best.budget)
+
+
+def or_on_device(cpu: Plan, device: str, kernel: str, nanoseconds: float) -> Plan:
+    """The plan for the CPU, or that for a device where it is expected to take so long and that is less."""
+    predicted_ms = nanoseconds / 1e6
+    if cpu.predicted_ms is not None and cpu.predicted_ms <= predicted_ms:
+        return dataclasses.replace(cpu, reason=f"{cpu.reason}; {device}: {predicted_ms:.3g} ms")
+    on_cpu = (
+        "" if cpu.predicted_ms is None else f"; {cpu.kernel} on {cpu.threads} of the CPU: {cpu.predicted_ms:.3g} ms"
+    )
+    return Plan(kernel, 1, predicted_ms, f"the cheapest{on_cpu}", device=device)
 
 
 def scan_cost(n: int, n_bytes: int) -> float:

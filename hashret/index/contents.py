@@ -122,6 +122,8 @@ class Contents:
     """All segments of an index, in the order of their rows."""
 
     segments: tuple[Segment, ...] = ()
+    chosen_from: Contents | None = None
+    """What a condition chose these from."""
 
     def __len__(self) -> int:
         return sum(segment.n_alive for segment in self.segments)
@@ -168,7 +170,9 @@ class Contents:
 
     def where(self, condition: Condition | None) -> Contents:
         """The same rows, of which only those live that the condition chooses; None chooses all."""
-        return self if condition is None else Contents(tuple(segment.where(condition) for segment in self.segments))
+        if condition is None:
+            return self
+        return Contents(tuple(segment.where(condition) for segment in self.segments), chosen_from=self)
 
     def vectors(self, ids: Ids) -> dict[str, npt.NDArray[Any]]:
         """Codes, features or both of these ids (at least one), in that order, as they are kept; SearchError without one."""

@@ -18,7 +18,8 @@ from hashret import hamming
 from hashret.codes import Codes, bytes_per_code, check_codes
 from hashret.errors import SearchError
 from hashret.hamming import Explanation, asymmetric
-from hashret.hamming.arguments import checked_k, checked_threads
+from hashret.hamming.arguments import checked_k, checked_radius, checked_threads
+from hashret.hamming.planner import Plan
 from hashret.index import near_duplicates, storage
 from hashret.index.base import VectorIndex, whole_numbers
 from hashret.index.contents import Contents, Ids, Segment
@@ -28,6 +29,7 @@ from hashret.index.manifest import Manifest
 
 if TYPE_CHECKING:
     from hashret.hamming.self_join import Pairs
+    from hashret.index.device_codes import DeviceCodes
 
 
 class TwoStage(NamedTuple):
@@ -55,6 +57,7 @@ class HammingIndex(VectorIndex):
         bytes_per_code(code_size)
         kept = None if model is None else dict(model)
         super().__init__(storage.new_manifest(code_size=int(code_size), dim=None, feature_dtype=None, model=kept))
+        self._on_device: DeviceCodes | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> HammingIndex:
@@ -95,6 +98,29 @@ class HammingIndex(VectorIndex):
         if not len(given):
             return np.empty((0, bytes_per_code(self.code_size)), np.uint8)
         return self._contents.vectors(given)["codes"]
+
+    @property
+    def device(self) -> str:
+        """Where the codes lie for searches: cpu, or the name of a GPU."""
+        return "cpu" if self._on_device is None else self._on_device.device.name
+
+    def to(self, device: str) -> HammingIndex:
+        """This index, whose codes lie on a GPU from now on ("cuda", "cuda:1", "auto": if there is one), or no more ("cpu").
+
+        Searches by Hamming distance give the same bytes as before and are computed there unless the CPU is expected to be done
+        sooner, as with few queries among few codes: see `explain`. What is added or deleted later goes there with the next
+        search. Asymmetric similarities and pairs (`self_join`) are computed on the CPU. UsageError where there is no such GPU.
+        """
+        from hashret.hamming.gpu.device import pick_device
+
+        picked = pick_device(device)
+        if picked is None:
+            self._on_device = None
+            return self
+        from hashret.index.device_codes import DeviceCodes
+
+        self._on_device = DeviceCodes(picked, bytes_per_code(self.code_size), self._contents)
+        return self
 
     def build_multi_index(self, threads: int | None = None) -> int:
         """Bytes of memory that buckets beside the codes take, once made: seconds for millions of codes.
@@ -270,6 +296,14 @@ class HammingIndex(VectorIndex):
         """
         contents = self._chosen(where)
         queries = check_codes(codes_QB, self.code_size)
+        radius, _ = min(checked_radius(radius), self.code_size), checked_threads(threads)
+        plan, device = None, self._on_device
+        if device is not None:
+            plan = device.plan_radius(contents, len(queries), radius, threads)
+            if plan.device != "cpu":
+                (offsets, distances, places), how = device.search_radius(contents, queries, radius, plan)
+                ids = _ids_at(contents, places)
+                return (offsets, distances, ids, [how]) if explain else (offsets, distances, ids)
         empty = np.zeros((0, queries.shape[1]), np.uint8)
         offsets, distances, ids = hamming.search_radius(empty, queries, radius, self.code_size, threads=threads)
         query_of = [np.zeros(0, np.int64)]
@@ -280,20 +314,20 @@ class HammingIndex(VectorIndex):
             search: Any = (
                 functools.partial(hamming.search_radius, segment.codes) if buckets is None else buckets.search_radius
             )
-            offsets, distances, rows, *how = search(
+            offsets, distances, rows, *explained = search(
                 queries, radius, alive=segment.alive, threads=threads, explain=explain
             )
             query_of.append(np.repeat(np.arange(len(queries)), np.diff(offsets)))
             all_distances.append(distances)
             all_ids.append(segment.ids[rows])
-            explanations += how
+            explanations += explained
         query, distances, ids = np.concatenate(query_of), np.concatenate(all_distances), np.concatenate(all_ids)
         if len(contents.segments) > 1:
             # lexsort is stable: within a query and a distance, earlier segments stay first.
             order = np.lexsort((distances, query))
             query, distances, ids = query[order], distances[order], ids[order]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(query, minlength=len(queries)))]).astype(np.int64)
-        return (offsets, distances, ids, explanations) if explain else (offsets, distances, ids)
+        return (offsets, distances, ids, _because(plan, explanations)) if explain else (offsets, distances, ids)
 
     def _nearest(
         self,
@@ -311,6 +345,12 @@ class HammingIndex(VectorIndex):
         given: npt.NDArray[Any] = (check_codes if by_distance else asymmetric.check_logits)(queries, self.code_size)
         kind: Any = hamming if by_distance else asymmetric
         k, _ = checked_k(k), checked_threads(threads)
+        plan, device = None, self._on_device
+        if by_distance and device is not None:
+            plan = device.plan(contents, len(given), k, threads)
+            if plan.device != "cpu":
+                found, how = device.search(contents, given, k, plan)
+                return (*found, [how])
         parts: list[tuple[npt.NDArray[Any], Ids]] = []
         explanations: list[Explanation] = []
         start = 0
@@ -318,15 +358,15 @@ class HammingIndex(VectorIndex):
             within = max(1, min(k, len(segment)))
             buckets = segment.multi_index if by_distance else None
             search: Any = functools.partial(kind.search, segment.codes) if buckets is None else buckets.search
-            near, rows, *how = search(given, within, alive=segment.alive, threads=threads, explain=explain)
+            near, rows, *explained = search(given, within, alive=segment.alive, threads=threads, explain=explain)
             parts.append((near, np.where(rows >= 0, rows + start, -1)))
-            explanations += how
+            explanations += explained
             start += len(segment)
         if start < k:
             missing = len(given), k - start
             near = np.full(missing, -1, np.int32) if by_distance else np.full(missing, np.nan, np.float32)
             parts.append((near, np.full(missing, -1, np.int64)))
-        return (*kind.merge(parts, k), explanations)
+        return (*kind.merge(parts, k), _because(plan, explanations))
 
     def _by_logits(self, contents: Contents, places_QR: Ids, logits: npt.ArrayLike) -> Similarities:
         """Similarities (Q, R) of the logits to the codes at these places, NaN where there is none."""
@@ -358,22 +398,43 @@ class HammingIndex(VectorIndex):
 
     def _adopt(self, folder: Path, described: Manifest, contents: Contents) -> None:
         """This index is what the folder holds; buckets go over to the codes that are the same there."""
-        before = [segment for segment in self._contents.segments if segment.multi_index is not None]
-        segments = [_with_buckets(segment, before) for segment in contents.segments]
+        before = self._contents.segments
+        if self._on_device is None:
+            before = tuple(segment for segment in before if segment.multi_index is not None)
+        segments = [self._as_before(segment, before) for segment in contents.segments]
         super()._adopt(folder, described, Contents(tuple(segments)))
+
+    def _as_before(self, segment: Segment, before: Sequence[Segment]) -> Segment:
+        """The segment with the buckets of one that held the same codes, which stay on the device, too."""
+        for other in before:
+            if _same_codes(segment, other):
+                assert segment.codes is not None and other.codes is not None
+                if self._on_device is not None:
+                    self._on_device.moved(other.codes, segment.codes)
+                buckets = other.multi_index
+                return (
+                    segment
+                    if buckets is None
+                    else dataclasses.replace(segment, multi_index=buckets.beside(segment.codes))
+                )
+        return segment
 
     def _own_part(self, described: Manifest) -> Manifest:
         return dataclasses.replace(described, dim=None, feature_dtype=None)
 
 
-def _with_buckets(segment: Segment, before: list[Segment]) -> Segment:
-    """The segment with the buckets of one that held the same codes."""
-    for other in before:
-        assert segment.codes is not None and other.codes is not None and other.multi_index is not None
-        same_file = segment.entry is not None and other.entry is not None and segment.entry.name == other.entry.name
-        if same_file or np.array_equal(segment.codes, other.codes):
-            return dataclasses.replace(segment, multi_index=other.multi_index.beside(segment.codes))
-    return segment
+def _because(plan: Plan | None, explanations: list[Explanation]) -> list[Explanation]:
+    """The explanations, with why the search was left to the CPU where there is a device, too."""
+    if plan is None:
+        return explanations
+    plans = [dataclasses.replace(how.plan, reason=plan.reason) for how in explanations]
+    return [dataclasses.replace(how, plan=how_plan) for how, how_plan in zip(explanations, plans, strict=True)]
+
+
+def _same_codes(segment: Segment, other: Segment) -> bool:
+    assert segment.codes is not None and other.codes is not None
+    same_file = segment.entry is not None and other.entry is not None and segment.entry.name == other.entry.name
+    return same_file or np.array_equal(segment.codes, other.codes)
 
 
 def _as_many(queries: npt.NDArray[Any], places_QR: Ids, name: str) -> npt.NDArray[Any]:

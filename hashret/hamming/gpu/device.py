@@ -4,23 +4,30 @@ Kernels are CUDA C++, compiled for the chip by NVRTC through cuda-core (`pip ins
 else talks to a `Device`, and tests bring one that runs the same source on the CPU.
 
 Threads take turns: what a search does on a device stands in `with device.turn():`, from its first array to its last.
+
+All that is started runs on one stream, in order; pieces of a large array are copied on a second one (feeding.py). Memory comes
+from the driver's pool: it is taken and given back in the order of the stream, by whatever thread drops the last reference.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 import math
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from hashret.errors import UsageError
+from hashret.errors import SearchError, UsageError
 from hashret.hamming.cache import user_cache
+from hashret.hamming.gpu.feeding import Bytes, Event, as_bytes, feed, fill
 
 _log = logging.getLogger("hashret.hamming")
 
@@ -30,6 +37,18 @@ class Held(NamedTuple):
 
     memory: Any
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Strided(NamedTuple):
+    """An array of another library in a device's memory, as it lies there."""
+
+    memory: Any
+    """From its first item on."""
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """From one item of an axis to the next, in bytes."""
     dtype: np.dtype[Any]
 
 
@@ -74,10 +93,50 @@ class Device(Protocol):
         """A copy in memory, once all that was started is done."""
         ...
 
+    def part(self, held: Held, start: int, stop: int) -> Held:
+        """Some consecutive rows of an array, not copied."""
+        ...
+
+    def stream(self, pieces: Sequence[npt.NDArray[Any]]) -> Iterator[Held]:
+        """Every piece on the device, one after the other; each is copied while kernels work on the one before.
+
+        A piece may be used by what is started before the next is asked for. pieces: not empty, in memory or in mapped files.
+        """
+        ...
+
+    def free_bytes(self) -> int:
+        """Memory that can still be had, as far as nobody else takes it."""
+        ...
+
+    def look_at(self, array: Any) -> Strided:
+        """Where an array of another library lies; what is started from now on sees what its library has started before.
+
+        SearchError for one on another device, and for one that its library does not give away.
+        """
+        ...
+
+    def lend(self, held: Held, like: Any) -> Any:
+        """The array without a copy, once all that was started is done; of the library of `like`, which has memory on the device.
+
+        Where that library takes no DLPack it is an object that gives it. The memory lives as long as what is returned. Work
+        on it on the default stream is done before the memory is used again; who uses another stream of their own keeps the
+        array until that work is done. held: made by `empty`, `zeros` or `put`.
+        """
+        ...
+
 
 def multiplies_bits(arch: str) -> bool:
     """Whether a chip such as "sm_90" has the tensor cores' binary product; later ones emulate it."""
     return 80 <= int(arch.removeprefix("sm_")) < 100
+
+
+def given_to(like: Any, lent: Any) -> Any:
+    """Something that gives DLPack as an array of the library of `like`, or as it is where that library takes none."""
+    # torch has from_dlpack at its top; JAX, whose arrays are of a module below, says where its functions are.
+    library: Any = sys.modules.get(type(like).__module__.partition(".")[0])
+    if not hasattr(library, "from_dlpack") and hasattr(like, "__array_namespace__"):
+        library = like.__array_namespace__()
+    return library.from_dlpack(lent) if hasattr(library, "from_dlpack") else lent
 
 
 def compiled(source: str, arch: str, log: Any = None) -> Any:
@@ -143,20 +202,21 @@ def open_device(number: int = 0) -> Device:
 
 
 class CudaDevice:
-    """A GPU through cuda-core, on one stream."""
+    """A GPU through cuda-core."""
 
     def __init__(self, number: int) -> None:
         """The GPU of that number."""
         from cuda.core import Device as CoreDevice
-        from cuda.core import LegacyPinnedMemoryResource
 
         self._device = CoreDevice(number)
-        self._device.set_current()
-        self._stream = self._device.create_stream()
-        self._pinned = LegacyPinnedMemoryResource()
-        self._staged: Any = None
         self._lock = threading.RLock()
+        self._number = number
         self._kernels: dict[str, Kernels] = {}
+        with self.turn():
+            self._stream = self._device.create_stream()
+            self._copies = self._device.create_stream()
+        self._pinned = (_Pinned(self._stream), _Pinned(self._stream))
+        self._idle: list[tuple[_Pinned, _Pinned]] = []
         self.name = str(self._device.name)
         self.multiprocessors = int(self._device.properties.multiprocessor_count)
         self._arch = f"sm_{self._device.arch}"
@@ -186,17 +246,13 @@ class CudaDevice:
         return self._kernels[source]
 
     def put(self, array: npt.NDArray[Any]) -> Held:
-        """A copy on the device, through pinned memory."""
+        """A copy on the device, through pinned memory: one buffer is filled while the other is sent."""
         held = self.empty(array.shape, array.dtype)
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        if not flat.size:
-            return held
-        staged = self._staging(min(_PIECE, flat.size))
-        for first in range(0, flat.size, _PIECE):
-            part = flat[first : first + _PIECE]
-            np.from_dlpack(staged).view(np.uint8)[: part.size] = part
-            _piece(held.memory, first, part.size).copy_from(_piece(staged, 0, part.size), stream=self._stream)
-            self._stream.sync()
+        flat = as_bytes(array)
+        for number, first in enumerate(range(0, flat.size, _PIECE)):
+            part, pinned = flat[first : first + _PIECE], self._pinned[number % 2]
+            fill(pinned.room(part.size), part)
+            pinned.send(Held(_piece(held.memory, first, part.size), part.shape, part.dtype), self._stream)
         return held
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Held:
@@ -212,18 +268,92 @@ class CudaDevice:
 
     def get(self, held: Held) -> npt.NDArray[Any]:
         """A copy in memory, once all that was started is done."""
-        n_bytes = math.prod(held.shape) * held.dtype.itemsize
-        staged = self._staging(max(1, n_bytes))
-        _piece(held.memory, 0, max(1, n_bytes)).copy_to(_piece(staged, 0, max(1, n_bytes)), stream=self._stream)
-        self._stream.sync()
-        copied: npt.NDArray[Any] = np.from_dlpack(staged).view(np.uint8)[:n_bytes].copy()
-        return copied.view(held.dtype).reshape(held.shape)
+        copied = np.empty(held.shape, held.dtype)
+        flat = copied.reshape(-1).view(np.uint8)
+        for first in range(0, flat.size, _PIECE):
+            part = flat[first : first + _PIECE]
+            fill(part, self._pinned[0].fetched(_piece(held.memory, first, part.size)))
+        if not flat.size:
+            self._stream.sync()
+        return copied
 
-    def _staging(self, n_bytes: int) -> Any:
-        """Pinned memory of that size at least, always the same: pinning takes longer than many a search."""
-        if self._staged is None or self._staged.size < n_bytes:
-            self._staged = self._pinned.allocate(max(n_bytes, _PIECE), stream=self._stream)
-        return self._staged
+    def part(self, held: Held, start: int, stop: int) -> Held:
+        """Some consecutive rows of an array, not copied."""
+        row = math.prod(held.shape[1:]) * held.dtype.itemsize
+        return Held(_piece(held.memory, start * row, (stop - start) * row), (stop - start, *held.shape[1:]), held.dtype)
+
+    def stream(self, pieces: Sequence[npt.NDArray[Any]]) -> Iterator[Held]:
+        """Every piece on the device, one after the other; each is copied while kernels work on the one before."""
+        most = max((piece.nbytes for piece in pieces), default=0)
+        targets = [self.empty((most,), np.uint8) for _ in range(2)]
+        # Not those of `put` and `get`, which may be called meanwhile, nor those of a stream that nobody has read to its end.
+        pinned = self._idle.pop() if self._idle else (_Pinned(self._stream), _Pinned(self._stream))
+        try:
+            yield from feed(pieces, pinned, targets, self._stream, self._copies)
+        finally:
+            self._idle.append(pinned)
+
+    def free_bytes(self) -> int:
+        """Memory that can still be had: what nobody has, and what this process's pool keeps ready."""
+        from cuda.bindings import driver
+
+        with self.turn():
+            status, free, _ = driver.cuMemGetInfo()
+            if status != driver.CUresult.CUDA_SUCCESS:
+                raise RuntimeError(f"cuMemGetInfo: {status!r}")
+            # A device without memory pools, some virtual ones, keeps nothing ready.
+            pool = getattr(self._device.memory_resource, "attributes", None)
+            return int(free) + (pool.reserved_mem_current - pool.used_mem_current if pool else 0)
+
+    def look_at(self, array: Any) -> Strided:
+        """Where an array of another library lies; what is started from now on sees what its library has started before."""
+        from cuda.core import Buffer
+        from cuda.core.utils import StridedMemoryView
+
+        # By this the array's library, or for the CUDA array interface cuda.core, makes our stream wait for theirs.
+        stream = int(self._stream.handle)
+        try:
+            if hasattr(array, "__dlpack__"):
+                # Not the array itself: cuda.core reads torch's by where their fields are in memory instead of asking them.
+                asked = SimpleNamespace(__dlpack__=array.__dlpack__, __dlpack_device__=array.__dlpack_device__)
+                view = StridedMemoryView.from_dlpack(asked, stream_ptr=stream)
+            else:
+                view = StridedMemoryView.from_cuda_array_interface(array, stream_ptr=stream)
+            shape, dtype, steps = view.shape, view.dtype, view.strides
+        except Exception as error:  # Whatever the other library raises for an array that it does not give away.
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise SearchError(
+                f"an array of {type(array).__module__} cannot be read on {self._place} ({why}); "
+                "give a plain array that lies there, or one of numpy"
+            ) from error
+        # Managed memory is everywhere.
+        managed = hasattr(array, "__dlpack__") and int(array.__dlpack_device__()[0]) == 13
+        if view.device_id != self._number and not managed:
+            raise SearchError(
+                f"an array lies on cuda:{view.device_id}, expected {self._place}, where the codes are; copy it there"
+            )
+        if steps is None:
+            strides = tuple(math.prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape)))
+        else:
+            strides = tuple(step * dtype.itemsize for step in steps)
+        # It is read as far as its strides say; the view keeps it alive.
+        memory = Buffer.from_handle(view.ptr, math.prod(shape) * dtype.itemsize, owner=view)
+        return Strided(memory, view.ptr, shape, strides, dtype)
+
+    @property
+    def _place(self) -> str:
+        return f"cuda:{self._number}"
+
+    def lend(self, held: Held, like: Any) -> Any:
+        """The array without a copy, once all that was started is done; of the library of `like`."""
+        from cuda.core import LEGACY_DEFAULT_STREAM
+        from cuda.core.utils import StridedMemoryView
+
+        # Work that torch or CuPy have started on it by then ends before the pool gives the memory to somebody else.
+        held.memory.set_deallocation_stream(LEGACY_DEFAULT_STREAM)
+        view = StridedMemoryView.from_buffer(held.memory, held.shape, dtype=held.dtype)
+        self._stream.sync()
+        return given_to(like, view)
 
     def copy(self, source: Held, target: Held) -> None:
         """Copy one array on the device over another of its size: what memory can do at most."""
@@ -253,6 +383,39 @@ class _CudaKernels:
 
         given = [x.memory if isinstance(x, Held) else np.int64(x or 0) for x in arguments]
         launch(self._stream, LaunchConfig(grid=blocks, block=threads), self._code.get_kernel(name), *given)
+
+
+class _Pinned:
+    """Memory of the host that the device copies to and from by itself; kept, as pinning takes longer than many a search."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._buffer: Any = None
+        self._sent: Event | None = None
+
+    def room(self, n_bytes: int) -> Bytes:
+        """So many of its bytes, to be written; what was sent from here has left it."""
+        from cuda.core import LegacyPinnedMemoryResource
+
+        if self._sent is not None:
+            self._sent.sync()
+        if self._buffer is None or self._buffer.size < n_bytes:
+            self._buffer = LegacyPinnedMemoryResource().allocate(max(n_bytes, _PIECE), stream=self._stream)
+        # By its address: numpy before 2.1 takes DLPack for reading only.
+        return np.ctypeslib.as_array((ctypes.c_uint8 * n_bytes).from_address(int(self._buffer.handle)))
+
+    def send(self, target: Held, stream: Any) -> None:
+        """Start to copy its first bytes over an array on the device."""
+        n_bytes = math.prod(target.shape) * target.dtype.itemsize
+        _piece(target.memory, 0, n_bytes).copy_from(_piece(self._buffer, 0, n_bytes), stream=stream)
+        self._sent = stream.record()
+
+    def fetched(self, memory: Any) -> Bytes:
+        """A buffer's bytes, once all that was started is done; to be copied before anything else goes through here."""
+        room = self.room(memory.size)
+        memory.copy_to(_piece(self._buffer, 0, memory.size), stream=self._stream)
+        self._stream.sync()
+        return room
 
 
 def _piece(memory: Any, first: int, n_bytes: int) -> Any:

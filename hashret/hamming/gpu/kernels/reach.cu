@@ -1,15 +1,15 @@
 // How far a query has to reach, and for which rows: distances of rows counted, all of them or those of a sample.
 
-constexpr int SAMPLE_ROWS = 512;  // rows of a block, of which every stride-th is looked at
+constexpr int SAMPLE_ROWS = 512;  // rows of a block, of which every stride-th is looked at, from that of row `begin` on
 
-// Living rows at each distance: histogram (queries, BINS), zero before. Blocks (any, queries).
-extern "C" __global__ void count_distances(const u64* codes, i64 n, const u8* alive, const u64* queries, i64 stride,
+// Living rows at each distance, added to histogram (queries, BINS). Blocks (any, queries).
+extern "C" __global__ void count_distances(const u64* codes, i64 n, const u8* alive, const u64* queries, i64 begin, i64 stride,
                                            u64* histogram) {
     __shared__ u32 bins[BINS];
     for (int bin = threadIdx.x; bin < BINS; bin += blockDim.x) bins[bin] = 0;
     __syncthreads();
     const u64* query = queries + (i64)blockIdx.y * WORDS;
-    for (i64 first = blockIdx.x * stride * SAMPLE_ROWS; first < n; first += gridDim.x * stride * SAMPLE_ROWS) {
+    for (i64 first = begin + blockIdx.x * stride * SAMPLE_ROWS; first < n; first += gridDim.x * stride * SAMPLE_ROWS) {
         const i64 end = min(first + SAMPLE_ROWS, n);
         for (i64 row = first + threadIdx.x; row < end; row += blockDim.x) {
             if (is_alive(alive, row)) atomicAdd(&bins[distance_between(codes + row * WORDS, query)], 1u);

@@ -27,18 +27,19 @@ __device__ inline void load_unit(const u64* codes, i64 unit, u64* held) {
 }
 
 // What queries take: every living code nearer than their reach, and of those at their reach the ones before row ties_end (all
-// without it). What is taken is appended in any order; counts goes on counting when the room for keys is full.
+// without it). What is taken is appended in any order; counts goes on counting when the room for keys is full. Rows are those of
+// a piece of the gallery, of which the first is number `base`; keys and ties_end have numbers.
 struct Taken {
     const u8* alive;
     const i64 *reach, *ties_end;
     u64 *keys, *counts;
-    i64 capacity;
+    i64 capacity, base;
 
     __device__ void take(i64 query, int distance, i64 row) const {
         if (distance > reach[query] || !is_alive(alive, row)) return;
-        if (ties_end != nullptr && distance == reach[query] && row >= ties_end[query]) return;
+        if (ties_end != nullptr && distance == reach[query] && base + row >= ties_end[query]) return;
         const u64 place = atomicAdd(&counts[query], 1ull);
-        if (place < (u64)capacity) keys[query * capacity + (i64)place] = key_of(distance, row);
+        if (place < (u64)capacity) keys[query * capacity + (i64)place] = key_of(distance, base + row);
     }
 };
 
@@ -91,8 +92,8 @@ __device__ void scan(const u64* codes, i64 n, const u64* queries, i64 first, con
 #define SCAN_ROWS(LOT)                                                                                                        \
     extern "C" __global__ void __launch_bounds__(256, 4)                                                                      \
         scan_rows_##LOT(const u64* codes, i64 n, const u8* alive, const u64* queries, const i64* reach, const i64* ties_end,  \
-                        u64* keys, u64* counts, i64 capacity, i64 first) {                                                    \
-        scan<LOT>(codes, n, queries, first, Taken{alive, reach, ties_end, keys, counts, capacity});                           \
+                        u64* keys, u64* counts, i64 capacity, i64 base, i64 first) {                                          \
+        scan<LOT>(codes, n, queries, first, Taken{alive, reach, ties_end, keys, counts, capacity, base});                     \
     }
 SCAN_ROWS(1)
 #if WORDS <= 4

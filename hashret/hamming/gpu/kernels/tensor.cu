@@ -61,14 +61,14 @@ __device__ inline void load_codes(const u32* codes, i64 row, i64 n, int group, i
 // the next.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
     scan_batch(const u32* codes, i64 n, const u8* alive, const u32* queries, const i64* reach, const i64* ties_end, u64* keys,
-               u64* counts, i64 capacity, i64 n_queries) {
+               u64* counts, i64 capacity, i64 base, i64 n_queries) {
     __shared__ u32 query_words[QUERY_TILES][STEPS][32];
     // Four accumulators in one load: begun from single numbers, the compiler moves all four into place before every product.
     __shared__ int4 begins[QUERY_TILES][4];
     const int lane = threadIdx.x % 32, group = lane / 4, in_group = lane % 4;
     const int warp = threadIdx.x / 32;
     const i64 rows_at_once = 16 * ROW_TILES;
-    const Taken taken{alive, reach, ties_end, keys, counts, capacity};
+    const Taken taken{alive, reach, ties_end, keys, counts, capacity, base};
     for (i64 first = 0; first < n_queries; first += 8 * QUERY_TILES) {
         const int tiles = (int)min((n_queries - first + 7) / 8, (i64)QUERY_TILES);
         __syncthreads();

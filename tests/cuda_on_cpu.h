@@ -7,12 +7,14 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <cstdlib>
 #include <initializer_list>
 #include <random>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -27,6 +29,12 @@ struct ulonglong2 {
 };
 struct int4 {
     int x, y, z, w;
+};
+struct alignas(16) uint4 {
+    unsigned int x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned int x, y;
 };
 struct Place {
     unsigned int x, y, z;
@@ -45,6 +53,22 @@ T __ldcs(const T* from) {
 inline int __popc(unsigned int bits) { return __builtin_popcount(bits); }
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline unsigned int __float_as_uint(float number) {
+    unsigned int bits;
+    memcpy(&bits, &number, sizeof bits);
+    return bits;
+}
+inline float __uint_as_float(unsigned int bits) {
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+inline unsigned int __byte_perm(unsigned int a, unsigned int b, unsigned int which) {
+    const unsigned long long bytes = (unsigned long long)b << 32 | a;
+    unsigned int found = 0;
+    for (int i = 0; i < 4; i++) found |= (unsigned int)(bytes >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+    return found;
+}
 template <class T>
 T atomicAdd(T* to, T by) {
     const T before = *to;
@@ -65,6 +89,7 @@ struct Fibre {
     Waits waits;
     int steps;                 // warp functions it has begun
     unsigned int given[2][6];  // to the last two of them
+    std::vector<std::pair<void*, const void*>> copies;  // on their way
 };
 
 static std::vector<Fibre> fibres;
@@ -174,10 +199,108 @@ inline void mma_128(int* d, const unsigned int* a, unsigned int b, const int* c)
     simulated_mma(d, 2, {a[0], a[1], b}, c);
 }
 
+namespace simulated {
+
+// float16 as numbers and back, to the nearest, ties to even.
+inline double half_value(unsigned int bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const double size = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
+    return bits >> 15 & 1 ? -size : size;
+}
+inline unsigned int nearest_half(double number) {
+    const unsigned int sign = std::signbit(number) ? 0x8000u : 0;
+    int exponent;
+    std::frexp(number, &exponent);
+    exponent = max(exponent - 1, -14);
+    const double steps = std::nearbyint(std::ldexp(std::fabs(number), 10 - exponent));
+    // The steps of the first binade count from 0, those of others from 1024, which the exponent stands for.
+    const unsigned int bits = number == 0 ? 0 : (unsigned int)(steps + 1024.0 * (exponent + 14));
+    if (bits >= 0x7c00u) fprintf(stderr, "float16 overflows\n"), abort();
+    return sign | bits;
+}
+
+// To a multiple of a power of two, towards zero.
+inline double cut(double number, double step) { return std::trunc(number / step) * step; }
+
+// A sum as the worst of tensor cores may take it: every term is cut to 24 bits of the greatest, the sum again.
+inline float harshly_summed(std::initializer_list<double> first, const std::vector<double>& terms) {
+    std::vector<double> all(first);
+    all.insert(all.end(), terms.begin(), terms.end());
+    double greatest = 0, sum = 0;
+    for (double term : all) greatest = max(greatest, std::fabs(term));
+    int exponent;
+    std::frexp(greatest, &exponent);
+    for (double term : all) sum += cut(term, std::ldexp(1.0, exponent - 24));
+    std::frexp(sum, &exponent);
+    sum = cut(sum, std::ldexp(1.0, exponent - 24));
+    return std::fabs(sum) < 0x1p-126 ? 0.0f : (float)sum;
+}
+
+// Numbers of a word, those below the normal as zeros: what becomes of them is not said.
+inline int numbers_of(unsigned int word, bool halves, double* found) {
+    if (halves) {
+        for (int i = 0; i < 2; i++) {
+            const double number = half_value(word >> 16 * i & 0xffff);
+            found[i] = std::fabs(number) < 0x1p-14 ? 0 : number;
+        }
+        return 2;
+    }
+    found[0] = __uint_as_float(word & ~0x1fffu);
+    if (std::fabs(found[0]) < 0x1p-126) found[0] = 0;
+    return 1;
+}
+
+// The float product of tensor cores, PTX ISA 9.2; words lie as those of the binary product of 256 bits.
+inline void float_mma(float* d, std::initializer_list<unsigned int> given, bool halves) {
+    const int lane = threadIdx.x % WARP;
+    const auto lanes = exchange(given);
+    for (int i = 0; i < 4; i++) {
+        const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+        std::vector<double> terms;
+        for (int word = 0; word < 8; word++) {
+            double a[2], b[2];
+            const int n = numbers_of(lanes.of(row % 8 * 4 + word % 4, row / 8 + 2 * (word / 4)), halves, a);
+            numbers_of(lanes.of(column * 4 + word % 4, 4 + word / 4), halves, b);
+            for (int j = 0; j < n; j++) terms.push_back(a[j] * b[j]);
+        }
+        d[i] = harshly_summed({(double)d[i]}, terms);
+    }
+}
+
+}  // namespace simulated
+
+inline void mma_f16(float* d, unsigned int a0, unsigned int a1, unsigned int a2, unsigned int a3, unsigned int b0,
+                    unsigned int b1) {
+    simulated::float_mma(d, {a0, a1, a2, a3, b0, b1}, true);
+}
+inline void mma_tf32(float* d, unsigned int a0, unsigned int a1, unsigned int a2, unsigned int a3, unsigned int b0,
+                     unsigned int b1) {
+    simulated::float_mma(d, {a0, a1, a2, a3, b0, b1}, false);
+}
+inline unsigned int fma_halves(unsigned int a, unsigned int b, unsigned int c) {
+    unsigned int found = 0;
+    for (int shift = 0; shift < 32; shift += 16) {
+        using simulated::half_value;
+        const double exact = half_value(a >> shift & 0xffff) * half_value(b >> shift & 0xffff) + half_value(c >> shift & 0xffff);
+        found |= simulated::nearest_half(exact) << shift;
+    }
+    return found;
+}
+// Late: what was asked for is there when it was waited for, not before.
+inline void copy_ahead(uint4* to, const uint4* from) {
+    if ((size_t)from % 16) fprintf(stderr, "unaligned load\n"), abort();
+    simulated::fibres[simulated::running].copies.push_back({to, from});
+}
+inline void wait_for_copies() {
+    auto& copies = simulated::fibres[simulated::running].copies;
+    for (const auto& copy : copies) *(uint4*)copy.first = *(const uint4*)copy.second;
+    copies.clear();
+}
+
 extern char __start_shared_memory[], __stop_shared_memory[];
 __shared__ __attribute__((used)) int some_shared_memory;  // the section is there even if no kernel has any
 
-// Run a kernel whose arguments are all 64 bits wide, twelve at most. 0 if a barrier was not reached by all.
+// Run a kernel whose arguments are all 64 bits wide, sixteen at most. 0 if a barrier was not reached by all.
 extern "C" int simulate(void* kernel, unsigned int blocks_x, unsigned int blocks_y, unsigned int threads,
                         const simulated::Argument* arguments, unsigned int seed) {
     using namespace simulated;
@@ -187,7 +310,8 @@ extern "C" int simulate(void* kernel, unsigned int blocks_x, unsigned int blocks
     simulated::arguments = arguments;
     call = [](void* f, const Argument* a) {
         typedef Argument A;
-        ((void (*)(A, A, A, A, A, A, A, A, A, A, A, A))f)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]);
+        ((void (*)(A, A, A, A, A, A, A, A, A, A, A, A, A, A, A, A))f)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9],
+                                                                a[10], a[11], a[12], a[13], a[14], a[15]);
     };
     blockDim = {threads, 1, 1};
     gridDim = {blocks_x, blocks_y, 1};

@@ -113,6 +113,7 @@ class SimulatedGpu:
     def __init__(self, seed: int = 0, multiplies_bits: bool = True, free: int = 1 << 30) -> None:
         """free: bytes of memory that it says it has."""
         self.multiplies_bits = multiplies_bits
+        self.multiplies_floats = True
         self.free = free
         self._random = np.random.default_rng(seed)
         streams = Streams(seed)
@@ -195,10 +196,10 @@ class SimulatedGpu:
     def run(self, built: ctypes.CDLL, name: str, blocks: tuple[int, int], threads: int, given: list[Any]) -> None:
         """Run a kernel to its end; no thread may wait for ever, and none may write beside an array."""
         assert self._holder == threading.get_ident(), "it is another thread's turn"
-        assert len(given) <= 12 and blocks[0] > 0 and 0 < blocks[1] < 1 << 16 and 0 < threads <= 1024
+        assert len(given) <= 16 and blocks[0] > 0 and 0 < blocks[1] < 1 << 16 and 0 < threads <= 1024
         self._stream.sync()
         numbers = [x.memory.ctypes.data if isinstance(x, Held) else x or 0 for x in given]
-        arguments = (ctypes.c_uint64 * 12)(*numbers)
+        arguments = (ctypes.c_uint64 * 16)(*numbers)
         seed = int(self._random.integers(1 << 31))
         assert built.simulate(getattr(built, name), *blocks, threads, arguments, seed), (
             f"{name}: a barrier is not reached by all"

@@ -9,6 +9,7 @@ where.py               conditions on records           damage.py    what is dama
 info.py                what an index holds and takes
 features.py            rows of features, exact sums    tiled.py     float search tile by tile
 candidates.py, dots.py   what a tile leaves over, its products
+device_features.py, kernels/   the same on a GPU, which finds candidates
 inner_products.py      exact inner products with an array, no index
 product.py             locally optimised product quantisation: approximate, few bytes a vector
 near_duplicates.py     pairs and groups of ids

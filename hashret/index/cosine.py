@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from hashret.index.contents import Contents, Ids
 from hashret.index.features import Rows, Similarities
 from hashret.index.manifest import Manifest
 from hashret.index.tiled import Stretch
+
+if TYPE_CHECKING:
+    from hashret.index.device_features import DeviceFeatures
 
 Index = TypeVar("Index", bound="FeatureIndex")
 
@@ -52,6 +55,8 @@ class FeatureIndex(VectorIndex):
             storage.new_manifest(code_size=None, dim=dim, feature_dtype=dtype, model=kept, feature_metric=self._METRIC)
         )
         self._measured: dict[int, tuple[Rows, float]] = {}
+        self._on_device: DeviceFeatures | None = None
+        self._device = "cpu"
 
     @classmethod
     def load(cls: type[Index], folder: str | Path) -> Index:
@@ -76,6 +81,33 @@ class FeatureIndex(VectorIndex):
     def dtype(self) -> str:
         """How vectors are kept: float32, float16 or int8."""
         return str(self._manifest.feature_dtype)
+
+    @property
+    def device(self) -> str:
+        """Where searches are computed: "cpu", or for instance "cuda:0 (NVIDIA H200)"."""
+        return self._device
+
+    def to(self: Index, device: str) -> Index:
+        """This index, whose vectors lie on a GPU from now on ("cuda", "cuda:1", "auto": if there is one), or no more ("cpu").
+
+        Searches give the same bytes as before: the GPU finds which vectors may be among the nearest, the CPU ranks them. Few
+        queries among few vectors (up to four million numbers in all) the CPU searches alone, and those that are about equally
+        near to thousands of vectors. What is added or deleted later goes there with the next search. UsageError where there is
+        no such GPU, SearchError where the vectors do not fit into its memory.
+        """
+        from hashret.hamming.gpu.device import pick_device
+
+        picked = pick_device(device)
+        if picked is None:
+            self._on_device, self._device = None, "cpu"
+            return self
+        from hashret.index.device_features import DeviceFeatures
+
+        on_device = DeviceFeatures(picked, self.dtype, self.dim)
+        on_device.hold(self._stretches(self._contents))
+        self._on_device = on_device
+        self._device = f"cuda:{int(device.partition(':')[2] or 0)} ({picked.name})"
+        return self
 
     def add(
         self,
@@ -126,7 +158,8 @@ class FeatureIndex(VectorIndex):
         k, n_threads = checked_k(k), checked_threads(threads)
         contents = self._chosen(where)
         queries = features.queries_of(features_QD, self.dim, self._METRIC)
-        similarities, rows = tiled.search(self._stretches(contents), queries, int(k), self._CAP, n_threads)
+        search = tiled.search if self._on_device is None else self._on_device.search
+        similarities, rows = search(self._stretches(contents), queries, int(k), self._CAP, n_threads)
         return similarities, _ids(contents, rows)
 
     def search_radius(
@@ -141,9 +174,8 @@ class FeatureIndex(VectorIndex):
         n_threads = checked_threads(threads)
         contents = self._chosen(where)
         queries = features.queries_of(features_QD, self.dim, self._METRIC)
-        offsets, similarities, rows = tiled.search_radius(
-            self._stretches(contents), queries, radius, self._CAP, n_threads
-        )
+        search = tiled.search_radius if self._on_device is None else self._on_device.search_radius
+        offsets, similarities, rows = search(self._stretches(contents), queries, radius, self._CAP, n_threads)
         return offsets, similarities, _ids(contents, rows)
 
     def _check_radius(self, radius: float) -> None:

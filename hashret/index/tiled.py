@@ -196,19 +196,14 @@ def search(
     """
     similarities = np.full((len(queries_QD), k), np.nan, np.float32)
     numbers = np.full((len(queries_QD), k), -1, np.int64)
-    within = min(k, sum(_n_alive(stretch) for stretch in stretches))
+    within = min(k, sum(n_alive(stretch) for stretch in stretches))
     if not within:
         return similarities, numbers
     kernels = _kernels(stretches, queries_QD)
     fitting = max(1, CANDIDATE_BYTES // candidates.bytes_per_query(within))
     for group in _groups(len(queries_QD), min(GROUP, fitting)):
         task = Task(stretches, queries_QD[group], queries_QD.shape[1], cap, kernels)
-        query, rows, values = _nearest(task, within, n_threads)
-        # Ranked within each query; what is beyond k is left out.
-        rank = np.arange(len(query)) - np.searchsorted(query, query)
-        near = rank < within
-        place = group.start + query[near], rank[near]
-        similarities[place], numbers[place] = values[near], rows[near]
+        place_nearest(_nearest(task, within, n_threads), within, similarities[group], numbers[group])
     return similarities, numbers
 
 
@@ -241,7 +236,7 @@ def _nearest(task: Task, k: int, n_threads: int) -> Ranked:
     thresholds = np.max([part.thresholds for part in parts], axis=0)
     pairs = [part.pairs(thresholds) for part in parts]
     query, rows = (np.concatenate([pair[i] for pair in pairs]) for i in range(2))
-    return _ranked(query, rows, task.exact(query, rows))
+    return ranked(query, rows, task.exact(query, rows))
 
 
 def _candidates(task: Task, part: slice, k: int) -> Candidates:
@@ -259,7 +254,7 @@ def _within(task: Task, radius: float, n_threads: int) -> Ranked:
     work = [functools.partial(_part_within, task, part, np.float32(radius)) for part in task.parts(n_threads)]
     found = [piece for part in threads.run(work, n_threads) for piece in part]
     query, rows = (np.concatenate([np.empty(0, np.int64), *(piece[i] for piece in found)]) for i in range(2))
-    return _ranked(query, rows, np.concatenate([np.empty(0, np.float32), *(piece[2] for piece in found)]))
+    return ranked(query, rows, np.concatenate([np.empty(0, np.float32), *(piece[2] for piece in found)]))
 
 
 def _part_within(task: Task, part: slice, radius: np.float32) -> list[Ranked]:
@@ -275,12 +270,23 @@ def _part_within(task: Task, part: slice, radius: np.float32) -> list[Ranked]:
     return found
 
 
-def _ranked(query_P: Integers, rows_P: Integers, values_P: Similarities) -> Ranked:
+def place_nearest(found: Ranked, k: int, similarities_QK: Similarities, numbers_QK: Integers) -> None:
+    """Write the k nearest of each query where they belong; what is beyond k is left out."""
+    query, rows, values = found
+    rank = np.arange(len(query)) - np.searchsorted(query, query)
+    near = rank < k
+    place = query[near], rank[near]
+    similarities_QK[place], numbers_QK[place] = values[near], rows[near]
+
+
+def ranked(query_P: Integers, rows_P: Integers, values_P: Similarities) -> Ranked:
+    """Pairs in the order of answers."""
     order = np.lexsort((rows_P, -values_P, query_P))
     return query_P[order], rows_P[order], values_P[order]
 
 
-def _n_alive(stretch: Stretch) -> int:
+def n_alive(stretch: Stretch) -> int:
+    """Rows of a stretch that are not left out."""
     return len(stretch) if stretch.alive is None else int(np.count_nonzero(stretch.alive))
 
 

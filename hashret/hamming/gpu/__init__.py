@@ -11,7 +11,7 @@ search.py      how far to reach, who is there, which are nearest
 kernels/       the device code, CUDA C++: codes.cuh what all share, rows.cu few queries, tensor.cu batches,
                reach.cu distances counted, select.cu the nearest in order, ids.cu rows into ids,
                pack.cu arrays of others into rows
-fragments.py   the tensor cores' binary matrix product in numpy: which lane holds which bits
+fragments.py   the tensor cores' matrix products in numpy: which lane holds which bits, or numbers
 
 Nothing is loaded until a device is asked for. tests/cuda_on_cpu.h runs the same device code on the CPU.
 """

@@ -66,6 +66,8 @@ class Device(Protocol):
     multiprocessors: int
     multiplies_bits: bool
     """Whether its tensor cores have the binary product; others would be slower with it than without."""
+    multiplies_floats: bool
+    """Whether its tensor cores have the products of float16 and TF32."""
 
     def turn(self) -> AbstractContextManager[None]:
         """While it is held, no other thread uses the device; a thread may take it again meanwhile."""
@@ -225,6 +227,7 @@ class CudaDevice:
         self.multiprocessors = int(self._device.properties.multiprocessor_count)
         self._arch = f"sm_{self._device.arch}"
         self.multiplies_bits = multiplies_bits(self._arch)
+        self.multiplies_floats = int(self._device.arch) >= 80
 
     @contextmanager
     def turn(self) -> Iterator[None]:

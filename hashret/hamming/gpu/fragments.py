@@ -31,7 +31,7 @@ of 32 bits.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +91,41 @@ def mma_and_popc(a_LR: Registers, b_LR: Registers, c_LR: Accumulators) -> Accumu
     common_MN = np.bitwise_count(a_MW[:, None] & b_NW[None]).sum(axis=2, dtype=np.int32)
     sums: Accumulators = c_LR + common_MN[c_places()]
     return sums
+
+
+def mma_floats(
+    a_LR: Registers, b_LR: Registers, c_L4: npt.NDArray[np.float32], numbers: Literal["f16", "tf32"]
+) -> npt.NDArray[np.float32]:
+    """What `mma.sync.m16n8k16…f16` or `m16n8k8…tf32` may leave in the accumulators (L, 4), at its worst: C + A B.
+
+    Words lie as those of m16n8k256 (PTX ISA 9.2, "Matrix Fragments for mma.m16n8k16 with floating point type" and "mma.m16n8k8"),
+    two float16 or one TF32 each. Neither order nor rounding are promised: here every term is cut to 24 bits of the greatest
+    and the sum again, which is what the first tensor cores do (Fasi, Higham, Mikaitis and Pranesh, 2021), later ones keep
+    more; and numbers below the normal are zeros.
+    """
+    a_MW, b_NW = np.zeros((ROWS, 8), np.uint32), np.zeros((COLUMNS, 8), np.uint32)
+    a_MW[a_places(256)], b_NW[b_places(256)] = a_LR, b_LR
+    a_MK, b_NK = _numbers(a_MW, numbers), _numbers(b_NW, numbers)
+    row, column = c_places()
+    terms = np.concatenate([(a_MK[:, None] * b_NK[None])[row, column], c_L4[..., None].astype(np.float64)], axis=-1)
+    sums = _cut(terms, np.abs(terms).max(axis=-1, keepdims=True)).sum(axis=-1)
+    sums = _cut(sums, np.abs(sums))
+    return np.where(np.abs(sums) < 2.0**-126, 0, sums).astype(np.float32)
+
+
+def _numbers(words_XW: Registers, numbers: Literal["f16", "tf32"]) -> npt.NDArray[np.float64]:
+    """The numbers of words, those below the normal as zeros."""
+    held: npt.NDArray[Any] = words_XW.view(np.float16)
+    if numbers == "tf32":
+        held = (words_XW & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.abs(held) < np.finfo(held.dtype).tiny, 0, held).astype(np.float64)
+
+
+def _cut(numbers: npt.NDArray[np.float64], greatest: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Towards zero, to 24 bits of the greatest."""
+    step = np.ldexp(1.0, np.frexp(greatest)[1] - 24)
+    cut: npt.NDArray[np.float64] = np.trunc(numbers / step) * step
+    return cut
 
 
 def code_registers(codes_MW: Registers, step: Step) -> Registers:

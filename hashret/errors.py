@@ -6,6 +6,7 @@ HashretError
 │   └── ImageError      one picture cannot be read; names its path
 ├── CodeError           codes or logits break the bit contract
 ├── SearchError         an index refuses what was asked of it
+│   ├── DeviceMemoryError  a GPU has too little memory left
 │   └── IndexFormatError  an index folder is damaged or is none
 │       └── IndexVersionError  an index folder is of a newer format
 ├── ModelError          a model folder, weights or a run is wrong
@@ -39,6 +40,10 @@ class CodeError(HashretError):
 
 class SearchError(HashretError):
     """An index refuses what was asked of it (duplicate id, wrong code size, another model's query)."""
+
+
+class DeviceMemoryError(SearchError):
+    """A GPU has too little memory left."""
 
 
 class IndexFormatError(SearchError):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_gpu import SimulatedGpu
 
-from hashret.errors import SearchError, UsageError
+from hashret.errors import DeviceMemoryError, SearchError, UsageError
 from hashret.hamming.gpu import device, fragments
 from hashret.index import CosineIndex, device_features, features, tiled
 from hashret.index.cosine import FeatureIndex, InnerProductIndex
@@ -298,7 +298,7 @@ def test_rows_stay_on_the_device_and_what_changed_goes_there(
     monkeypatch.setattr(gpu, "put", lambda array: sent.append(array.nbytes) or put(array))
     index = CosineIndex(16)
     index.add(rng.standard_normal((2000, 16)))
-    assert index.device == "cpu" and index.to("cuda") is index and index.device == "cuda:0 (simulated)"
+    assert index.device == "cpu" and index.to("cuda") is index and index.device == "simulated"
     assert sent == [2000 * 64]
     queries = rng.standard_normal((2, 16))
     expected = CosineIndex.search(index, queries, 3)
@@ -323,7 +323,7 @@ def test_what_a_device_cannot_do_is_one_sentence(gpu: SimulatedGpu, monkeypatch:
         index.to("mps")
 
     def full(array: np.ndarray) -> None:
-        raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: the API call failed")
+        raise DeviceMemoryError("simulated has no 256 bytes left")
 
     with monkeypatch.context() as patch:
         patch.setattr(gpu, "put", full)

@@ -23,7 +23,7 @@ import cuda.core.utils
 from cuda.bindings import driver
 from cuda.core import Buffer, EventOptions, LaunchConfig, MemoryResource
 
-from hashret.errors import SearchError
+from hashret.errors import DeviceMemoryError, SearchError
 from hashret.hamming.gpu import device
 from hashret.hamming.gpu.device import CudaDevice
 
@@ -274,3 +274,20 @@ def test_turns_put_back_what_was_current(monkeypatch: pytest.MonkeyPatch, gpu: C
     with gpu.turn(), gpu.turn():
         pass
     assert back == ["before", "before"]
+
+
+def test_a_full_device_is_one_sentence(gpu: CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(size: int, *, stream: Any) -> None:
+        raise RuntimeError(
+            "CUDA_ERROR_OUT_OF_MEMORY: the API call failed because it was unable to allocate enough memory"
+        )
+
+    monkeypatch.setattr(gpu._device, "allocate", full)
+    with (
+        gpu.turn(),
+        pytest.raises(DeviceMemoryError, match=r"^host has no 8,000 bytes left; ask for fewer .* use device cpu$"),
+    ):
+        gpu.empty((1000,), np.int64)
+    monkeypatch.setattr(gpu._device, "allocate", lambda size, *, stream: 1 / 0)
+    with gpu.turn(), pytest.raises(ZeroDivisionError):
+        gpu.empty((1000,), np.int64)

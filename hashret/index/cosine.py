@@ -56,7 +56,6 @@ class FeatureIndex(VectorIndex):
         )
         self._measured: dict[int, tuple[Rows, float]] = {}
         self._on_device: DeviceFeatures | None = None
-        self._device = "cpu"
 
     @classmethod
     def load(cls: type[Index], folder: str | Path) -> Index:
@@ -84,8 +83,8 @@ class FeatureIndex(VectorIndex):
 
     @property
     def device(self) -> str:
-        """Where searches are computed: "cpu", or for instance "cuda:0 (NVIDIA H200)"."""
-        return self._device
+        """Where the vectors lie for searches: cpu, or the name of a GPU."""
+        return "cpu" if self._on_device is None else self._on_device.device.name
 
     def to(self: Index, device: str) -> Index:
         """This index, whose vectors lie on a GPU from now on ("cuda", "cuda:1", "auto": if there is one), or no more ("cpu").
@@ -99,14 +98,13 @@ class FeatureIndex(VectorIndex):
 
         picked = pick_device(device)
         if picked is None:
-            self._on_device, self._device = None, "cpu"
+            self._on_device = None
             return self
         from hashret.index.device_features import DeviceFeatures
 
         on_device = DeviceFeatures(picked, self.dtype, self.dim)
         on_device.hold(self._stretches(self._contents))
         self._on_device = on_device
-        self._device = f"cuda:{int(device.partition(':')[2] or 0)} ({picked.name})"
         return self
 
     def add(

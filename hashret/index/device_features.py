@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hashret.errors import SearchError, UsageError
+from hashret.errors import DeviceMemoryError, SearchError, UsageError
 from hashret.hamming import threads
 from hashret.hamming.gpu.device import Device, Held
 from hashret.hamming.gpu.search import safe_rank
@@ -384,10 +384,7 @@ class DeviceFeatures:
                 for i, piece in enumerate(pieces):
                     flag = None if alive is None else self._flags[id(alive)][1][i]
                     parts.append(_Part(piece, stretch.first + piece.first, flag))
-        except Exception as error:
-            # The driver's error has no class that is part of cuda-core's interface.
-            if not isinstance(error, MemoryError) and "OUT_OF_MEMORY" not in str(error):
-                raise
+        except DeviceMemoryError as error:
             needed = sum(len(stretch) for stretch in stretches) * self._stages * (32 if self._dtype == "int8" else 64)
             raise SearchError(
                 f"{n:,} vectors need {needed / 2**30:.1f} GiB, more than {self.device.name} has left; use device cpu, or "

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hashret.errors import SearchError, UsageError
+from hashret.errors import DeviceMemoryError, SearchError, UsageError
 from hashret.hamming.cache import user_cache
 from hashret.hamming.gpu.feeding import Bytes, Event, as_bytes, feed, fill
 
@@ -269,7 +269,7 @@ class CudaDevice:
         except Exception as error:  # cuda-core has no class of its own for this.
             if "OUT_OF_MEMORY" not in str(error):
                 raise
-            raise SearchError(
+            raise DeviceMemoryError(
                 f"{self.name} has no {n_bytes:,} bytes left; ask for fewer neighbours or queries or a smaller radius, free "
                 "memory there, or use device cpu"
             ) from error

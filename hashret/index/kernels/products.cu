@@ -1,4 +1,4 @@
-// Rows whose product with a query may be large enough, by tensor cores: on_device.py says what their products may be off by.
+// Rows whose product with a query may be large enough, by tensor cores: device_features.py says what their products may be off by.
 //
 // Compiled once for a kind of rows: KIND is 0 for float32, 1 for float16, 2 for int8. Rows stand one after the other, zero up to
 // a whole number of stages; a stage is what a tile of rows and queries meets at a time, 16 words of 32 bits of each in shared

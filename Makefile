@@ -72,6 +72,7 @@ bench-pages: $(VENV)/.dev
 	$(BIN)/python benchmarks/predictions.py --markdown docs/predictions.md
 	$(BIN)/python benchmarks/cosine.py --markdown docs/cosine.md
 	$(BIN)/python benchmarks/product.py --markdown docs/benchmarks.md
+	$(BIN)/python benchmarks/gpu.py --markdown docs/benchmarks.md || test $$? -eq 2  # without a GPU: what is missing
 	@if [ -e "$(MODEL)" ]; then $(LATENCY) --markdown docs/latency.md; else $(WITHOUT_MODEL); fi
 
 clean:

@@ -41,6 +41,8 @@ from hashret.errors import UsageError
 from hashret.hamming.gpu import device as devices
 from hashret.hamming.gpu.pieces import Resident
 from hashret.hamming.gpu.search import Gallery, source
+from hashret.hamming.gpu.streaming import Streamed
+from hashret.index import CosineIndex
 
 Row = dict[str, Any]
 
@@ -67,16 +69,23 @@ def grid(quick: bool) -> list[Row]:
         _row("batch", 128, many, 1000, 10, must={"t_pairs_per_s": 2.5}, aim={"t_pairs_per_s": 10}, beside=True),
         _row("batch", 256, many // 4, 1000, 10),
         _row("batch", 1024, many // 16, 1000, 10),
+        _row("batch, streamed", 64, many, 1000, 10, streamed=True),
+        _row("one query, 512 numbers", "float32", many // 100, 1, 10),
+        _row("batch, 512 numbers", "float32", many // 100, 1000, 10),
+        _row("batch, 512 numbers", "float16", many // 100, 1000, 10),
     ]
 
 
-def _row(what: str, bits: int, n: int, queries: int, k: int, **more: Any) -> Row:
+def _row(what: str, bits: int | str, n: int, queries: int, k: int, **more: Any) -> Row:
     return {"what": what, "bits": bits, "n": n, "queries": queries, "k": k, **more}
 
 
 PEER_MUST, PEER_AIM = 10, 50
 """Times as fast as a peer."""
 SIGNS = {"of_bandwidth": ">=", "t_pairs_per_s": ">=", "of_k_10": "<="}
+
+NUMBERS = 512
+"""Of a vector."""
 
 CHECKS = [
     # bits, codes, queries, k, distinct codes
@@ -119,12 +128,9 @@ def check(device: Any, checks: list[tuple[int, int, int, int, int | None]]) -> i
 def _held(device: Any, gallery: np.ndarray, alive: np.ndarray | None) -> Gallery:
     """In two pieces, as an index that was added to has them."""
     cut = len(gallery) * 2 // 3
-    parts = [(part, None if alive is None else alive[rows]) for part, rows in _cut(gallery, cut)]
+    pieces = (slice(0, cut), slice(cut, len(gallery)))
+    parts = [(gallery[piece], None if alive is None else alive[piece]) for piece in pieces]
     return Gallery(Resident(device, parts, gallery.shape[1]))
-
-
-def _cut(gallery: np.ndarray, cut: int) -> list[tuple[np.ndarray, slice]]:
-    return [(gallery[rows], rows) for rows in (slice(0, cut), slice(cut, len(gallery)))]
 
 
 def _compare(found: tuple[Any, ...], expected: tuple[Any, ...], what: str) -> None:
@@ -133,9 +139,15 @@ def _compare(found: tuple[Any, ...], expected: tuple[Any, ...], what: str) -> No
 
 def measure(device: Any, row: Row, rounds: int, bandwidth: float) -> Row:
     """One row: median milliseconds of a search, on the device and until its answer is in memory, and what limits it."""
+    if isinstance(row["bits"], str):
+        return measure_vectors(device, row, rounds, bandwidth)
     gallery, queries = gpu_sides.data(row["n"], row["bits"], row["queries"])
     alive = np.random.default_rng(1).random(row["n"]) < row["alive"] if "alive" in row else None
-    held = _held(device, gallery, alive)
+    held = (
+        Gallery(Streamed(device, [(gallery, alive)], row["bits"] // 8))
+        if "streamed" in row
+        else _held(device, gallery, alive)
+    )
     times = _times(device, functools.partial(held.search, queries, row["k"]), rounds)
     found = held.search(queries, row["k"])
     _compare(found, hamming.search(gallery, queries, row["k"], alive=alive), f"{row['what']}, {row['bits']} bits")
@@ -150,6 +162,31 @@ def measure(device: Any, row: Row, rounds: int, bandwidth: float) -> Row:
         task = {name: row[name] for name in ("n", "bits", "queries", "k")}
         result["peers"] = {side: peer(side, task, gpu_sides.digest(found[0])) for side in PEERS}
     return result
+
+
+def measure_vectors(device: Any, row: Row, rounds: int, bandwidth: float) -> Row:
+    """The same for an index of vectors: random directions."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((row["n"], NUMBERS), np.float32)
+    queries = rng.standard_normal((row["queries"], NUMBERS), np.float32)
+    index = CosineIndex(NUMBERS, row["bits"])
+    index.add(vectors)
+    expected = index.search(queries, row["k"])
+    index.to("cuda")
+    times = _times(device, functools.partial(index.search, queries, row["k"]), rounds)
+    _compare(index.search(queries, row["k"]), expected, f"{row['what']}, {row['bits']}")
+    seconds = times["device_ms"] / 1e3
+    n_bytes = row["n"] * NUMBERS * np.dtype(row["bits"]).itemsize
+    # 495 and 990 TFLOP/s, two for a product and its sum, whatever the chip.
+    products_ms = row["n"] * row["queries"] * NUMBERS * 2 / {"float32": 495e9, "float16": 990e9}[row["bits"]]
+    read_ms = 1e3 * n_bytes / bandwidth
+    return {
+        **row,
+        **times,
+        "t_pairs_per_s": row["n"] * row["queries"] / seconds / 1e12,
+        "of_bandwidth": read_ms / times["device_ms"],
+        "of_model": max(read_ms, products_ms) / times["device_ms"],
+    }
 
 
 def _computing_ms(device: Any, row: Row) -> float:
@@ -292,7 +329,8 @@ def as_markdown(document: Row) -> str:
         ]
     lines += [
         "",
-        "| search | bits | codes | queries | k | device ms | answered ms | T pairs/s | of bandwidth | of model | must | aim |",
+        "| search | bits or type | codes | queries | k | device ms | answered ms | T pairs/s | of bandwidth | of model "
+        "| must | aim |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in document["rows"]:
@@ -343,7 +381,7 @@ def _compiled_lines(compiled: list[Row] | str) -> list[str]:
     return lines
 
 
-def main(arguments: list[str] | None = None, device: Any = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 when all answers agree, 1 when some do not, 2 without a GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small galleries, a minute")
@@ -361,7 +399,7 @@ def main(arguments: list[str] | None = None, device: Any = None) -> int:
         "rows": [row for row in grid(options.quick) if (options.only or "") in row["what"]],
     }
     try:
-        device = device or devices.open_device(0)
+        device = devices.open_device(0)
         document["gpu"] = device.name
         measure_all(device, document, options.quick)
     except UsageError as error:

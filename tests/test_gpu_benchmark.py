@@ -14,6 +14,7 @@ import simulated_gpu
 from simulated_gpu import SimulatedGpu
 
 from hashret.errors import UsageError
+from hashret.index import device_features
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -36,9 +37,14 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             module._row("batch", 64, 2000, 9, 10, alive=0.8, must={"t_pairs_per_s": 1e-12}),
             module._row("batch, k = 1,000", 64, 2000, 9, 1000, alive=0.8, must={"of_k_10": 1e9}),
             module._row("beside", 64, 2000, 9, 10, beside=True),
+            module._row("streamed", 64, 2000, 9, 10, streamed=True),
+            module._row("vectors", "float16", 300, 40, 3),
         ],
     )
     monkeypatch.setattr(module, "compiler_report", lambda: "it takes seconds")
+    gpu = SimulatedGpu()
+    monkeypatch.setattr(module.devices, "open_device", lambda number: gpu)
+    monkeypatch.setattr(device_features, "CPU_WORK", 0)
     monkeypatch.setattr(module, "read_bandwidth", lambda device, n_bytes: 1e9)
     return module
 
@@ -47,10 +53,11 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_all_of_it(benchmark: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     arguments = ["--rounds", "2", "--json", "--markdown", str(page)]
-    assert benchmark.main(arguments, SimulatedGpu()) == 0
+    assert benchmark.main(arguments) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["checked"] == 8 and document["gpu"] == "simulated"
-    one, batch, many, beside = document["rows"]
+    one, batch, many, beside, streamed, vectors = document["rows"]
+    assert "scan_batch" in streamed["stages_ms"] and vectors["of_model"] > 0
     assert one["of_bandwidth"] == pytest.approx(8 * 5000 / (one["device_ms"] / 1e3) / 1e9)
     assert set(one["stages_ms"]) == {"scan_rows_1", "select_nearest"} and "scan_batch" in batch["stages_ms"]
     assert many["of_k_10"] == pytest.approx(many["device_ms"] / batch["device_ms"])
@@ -112,5 +119,5 @@ def test_another_answer_ends_it(
             return distances, rows[:, ::-1]
 
     monkeypatch.setattr(benchmark, "Gallery", WrongGallery)
-    assert benchmark.main([], SimulatedGpu()) == 1
+    assert benchmark.main([]) == 1
     assert capsys.readouterr().err == "another answer: 3001 codes of 64 bits, k = 10\n"

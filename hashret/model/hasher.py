@@ -201,7 +201,7 @@ class Hasher:
         uint8 (N, 3, S, S) must have the network's picture size already (`Preprocess.pixels`) and is normalised here, on the
         device; a floating-point batch is taken as it is.
         """
-        # Only those in training are switched: eval() and train() of a whole network take as long as starting it on a GPU.
+        # Only those in training are switched: eval() and train() of a whole network take a millisecond for every batch.
         training = [module for module in self.network.modules() if module.training]
         for module in training:
             module.training = False

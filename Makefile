@@ -56,6 +56,9 @@ test-slow: $(VENV)/.fuzz
 LATENCY = $(BIN)/python benchmarks/latency.py --model "$(MODEL)" --data "$(DATA)"
 WITHOUT_MODEL = echo "latency is not run: there is no $(MODEL); run make quickstart, or name MODEL=RUN DATA=TABLE"
 
+# Bits that turn are best counted with a trained model.
+TRAINED = $(if $(wildcard $(MODEL)),--model "$(MODEL)" --data "$(DATA)")
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/search.py --quick
 	$(BIN)/python benchmarks/store.py --quick
@@ -63,6 +66,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/predictions.py --quick
 	$(BIN)/python benchmarks/cosine.py --quick
 	$(BIN)/python benchmarks/product.py --quick
+	$(BIN)/python benchmarks/encoding.py --quick $(TRAINED)
+	$(BIN)/python benchmarks/training.py --quick
 	@if [ -e "$(MODEL)" ]; then $(LATENCY) --quick; else $(WITHOUT_MODEL); fi
 
 bench-pages: $(VENV)/.dev
@@ -73,6 +78,8 @@ bench-pages: $(VENV)/.dev
 	$(BIN)/python benchmarks/cosine.py --markdown docs/cosine.md
 	$(BIN)/python benchmarks/product.py --markdown docs/benchmarks.md
 	$(BIN)/python benchmarks/gpu.py --markdown docs/benchmarks.md || test $$? -eq 2  # without a GPU: what is missing
+	$(BIN)/python benchmarks/encoding.py $(TRAINED) --markdown docs/benchmarks.md
+	$(BIN)/python benchmarks/training.py --markdown docs/benchmarks.md
 	@if [ -e "$(MODEL)" ]; then $(LATENCY) --markdown docs/latency.md; else $(WITHOUT_MODEL); fi
 
 clean:

@@ -210,7 +210,7 @@ def _of_data(
     index.check_model(hasher.fingerprint())
     what = "codes" if metric == "hamming" else "features"
     picture = table.select([number])
-    encoded = encode_table(hasher, picture, what=(what,), workers=0, progress=False)
+    encoded = encode_table(hasher, picture, what=(what,), workers=0, progress=False, precision="float32")
     (record,) = picture.records()
     return {"row": number, **record}, getattr(encoded, what)
 

@@ -454,10 +454,12 @@ def test_numbers_that_are_none_are_no_code(hasher: Hasher) -> None:
 def test_encoding_leaves_mode_statistics_gradients_and_random_state(pictures: list[Image.Image]) -> None:
     made = tiny()
     made.network.train()
+    made.network.head.eval()  # a part that is held still in training stays so
+    modes = [module.training for module in made.network.modules()]
     fingerprint, state = made.fingerprint(), torch.get_rng_state()
     threads = torch.get_num_threads()
     made.encode(pictures)
-    assert made.network.training
+    assert made.network.training and [module.training for module in made.network.modules()] == modes
     assert made.fingerprint() == fingerprint
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None and p.requires_grad for p in made.network.parameters())

@@ -389,7 +389,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_done_without(
 ) -> None:
     (tmp_path / "kept").write_text("a file")
     assert opened(table) is None
-    assert "no cache for the 12 pictures of set, which are decoded again in every epoch" in caplog.text
+    assert "no cache for the 12 pictures of set, which are decoded again each time" in caplog.text
     assert "set HASHRET_CACHE to a folder that can be written" in caplog.text
     assert len(caplog.records) == 1
 

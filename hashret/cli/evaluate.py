@@ -19,6 +19,7 @@ from hashret.cli.options import (
     add_json_argument,
     check_writable,
     counted,
+    encoding_settings,
     positive,
     print_json,
     say_skipped,
@@ -194,9 +195,8 @@ def _encode(
             hasher,
             table,
             what=("codes", "features", *(["logits"] if args.logits else [])),
-            batch_size=args.batch_size,
-            workers=args.workers,
             on_bad=args.on_bad,
+            **encoding_settings(args),
         )
     assert encoded.codes is not None and encoded.features is not None
     readable = table.select(encoded.rows)

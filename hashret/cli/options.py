@@ -49,7 +49,7 @@ def add_table_arguments(parser: argparse.ArgumentParser, *, split: bool = True) 
 
 
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare --device, --workers and --batch-size, for commands that run a model over pictures."""
+    """Declare what commands that run a model over pictures have in common: see `encoding_settings`."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
         "--workers", type=not_negative, metavar="N", help="processes that read pictures (default: by cores and job)"
@@ -57,6 +57,30 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=positive, default=64, metavar="N", help="pictures at once (default: %(default)s)"
     )
+    parser.add_argument(
+        "--deterministic-codes",
+        action="store_true",
+        help="on a GPU, compute in float32 (without TF32, by deterministic algorithms): the codes of a CPU up to rounding; "
+        "without it, in float16, which is faster and turns about one bit in several thousand, next to its threshold; CPUs "
+        "always compute in float32",
+    )
+    parser.add_argument(
+        "--cache",
+        choices=("auto", "on", "off"),
+        default="off",
+        help="keep pictures resized in the user's cache folder for the next time the same ones are encoded, the same bytes; "
+        "auto: where that takes at most half of the memory and of the free disk (default: %(default)s)",
+    )
+
+
+def encoding_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_compute_arguments` declares, but for the device, as `encode_table` takes it."""
+    return {
+        "batch_size": args.batch_size,
+        "workers": args.workers,
+        "precision": "float32" if args.deterministic_codes else "auto",
+        "cache": args.cache,
+    }
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

@@ -304,10 +304,12 @@ def _encode(args: argparse.Namespace, index: HammingIndex | CosineIndex, metric:
 
     from hashret.codes import binarize
     from hashret.model.hasher import Hasher
+    from hashret.model.precision import computing
 
     hasher = Hasher.from_pretrained(where, device=args.device)
     index.check_model(hasher.fingerprint())
-    logits, features = hasher.run(args.photos)
+    with computing("float32", hasher.device):  # few pictures gain nothing from less
+        logits, features = hasher.run(args.photos)
     codes = binarize(logits, hasher.thresholds)
     if metric == "asymmetric":
         return _Queries(codes, logits if hasher.thresholds is None else logits - hasher.thresholds)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hashret.cli.options import counted, say_skipped
+from hashret.cli.options import counted, encoding_settings, say_skipped
 from hashret.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -72,10 +72,9 @@ def encode(
             hasher,
             table,
             what=what,
-            batch_size=args.batch_size,
-            workers=args.workers,
             on_bad=args.on_bad,
             resume_folder=folder,
+            **encoding_settings(args),
         )
     if encoded.skipped:
         write_skipped(skipped_list, [(picture.path, picture.message) for picture in encoded.skipped])

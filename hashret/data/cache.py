@@ -169,7 +169,7 @@ def open_cache(
         reason, number = getattr(error, "strerror", None) or error, getattr(error, "errno", None)
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "make room" if full else "set HASHRET_CACHE to a folder that can be written"
-        _say_none(table, f"it cannot be written to {folder} ({reason}); {advice} for faster epochs")
+        _say_none(table, f"it cannot be written to {folder} ({reason}); {advice} to have them faster")
         return None
 
 
@@ -189,7 +189,7 @@ def _opened(file: Path, digest: str, shape: tuple[int, ...], length: int) -> Pic
 
 def _say_none(table: PictureTable, why: str) -> None:
     _log.warning(
-        "no cache for the %d pictures of %s, which are decoded again in every epoch: %s", len(table), table.name, why
+        "no cache for the %d pictures of %s, which are decoded again each time: %s", len(table), table.name, why
     )
 
 

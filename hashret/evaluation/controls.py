@@ -45,6 +45,6 @@ def untrained_features(hasher: Hasher, table: PictureTable, *, workers: int | No
             project=network.project,
         )
     control = Hasher(untrained, hasher.preprocess, device=hasher.device)
-    features_ND = encode_table(control, table, what=("features",), workers=workers).features
+    features_ND = encode_table(control, table, what=("features",), workers=workers, precision="float32").features
     assert features_ND is not None
     return features_ND

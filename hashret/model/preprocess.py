@@ -6,6 +6,7 @@ Two steps, so that the cheap form (bytes) is what travels between processes and 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -72,8 +73,7 @@ class Preprocess:
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(x / 255 - mean) / std as float32, on the device of `pixels`; uint8 (..., 3, H, W)."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        mean, std = _channels(self.mean, pixels.device), _channels(self.std, pixels.device)
         return (pixels.to(torch.float32) / 255).sub_(mean).div_(std)
 
     def __call__(self, picture: Image.Image) -> torch.Tensor:
@@ -111,6 +111,13 @@ class Preprocess:
         canvas = Image.new("RGB", (size, size), (red, green, blue))
         canvas.paste(fitted, ((size - fitted.width) // 2, (size - fitted.height) // 2))
         return canvas
+
+
+@functools.lru_cache(maxsize=32)
+def _channels(values: tuple[float, float, float], device: torch.device) -> torch.Tensor:
+    """The values of R, G and B, (3, 1, 1) on the device, copied there once: such a copy waits for all that a GPU is doing."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
 
 
 def _three(name: str, values: Sequence[float]) -> tuple[float, float, float]:

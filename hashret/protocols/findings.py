@@ -99,7 +99,15 @@ def find_again(
     row = max(own, key=lambda each: each["bits"])
 
     def encoded(table: PictureTable, *what: str) -> Encoded:
-        return encode_table(hasher, table, what=what, batch_size=batch_size, workers=workers, resume_folder=workplace)
+        return encode_table(
+            hasher,
+            table,
+            what=what,
+            batch_size=batch_size,
+            workers=workers,
+            resume_folder=workplace,
+            precision="float32",
+        )
 
     if model["of"] == FLOAT:
         features_PD, learnt_ND = (encoded(table, "features").features for table in (tested.pictures, tested.train))

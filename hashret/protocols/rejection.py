@@ -40,6 +40,7 @@ def rejection(of: str, hasher: Hasher, parts: Parts, *, workplace: Path, workers
         what=("codes", "logits", *(["scores"] if hasher.classifier is not None else [])),
         workers=workers,
         resume_folder=workplace,
+        precision="float32",
     )
     at = {part: np.searchsorted(everything, chosen) for part, chosen in rows.items()}
     tables = {part: table.select(chosen) for part, chosen in rows.items()}

@@ -72,6 +72,7 @@ def rows_of_model(
         what=("codes", "features", "logits"),
         workers=workers,
         resume_folder=workplace,
+        precision="float32",  # scores of a protocol are compared between machines
     )
     assert encoded.codes is not None and encoded.features is not None and encoded.logits is not None
     queries, gallery, train = (
@@ -130,7 +131,9 @@ def frozen_row(
             options.backbone, 1, weights=options.weights, image_size=options.image_size, mean=options.mean, std=options.std,
             resize=options.resize, mirror=hasher.preprocess.mirror, device=hasher.device,
         )  # fmt: skip
-        found = encode_table(begun, table, what=("features",), workers=workers, resume_folder=workplace).features
+        found = encode_table(
+            begun, table, what=("features",), workers=workers, resume_folder=workplace, precision="float32"
+        ).features
         assert found is not None
         features, title = found, "features before training"
     queries, gallery = (np.searchsorted(tested, rows) for rows in (parts.queries, parts.gallery))

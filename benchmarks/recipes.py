@@ -97,7 +97,9 @@ def _cars() -> tuple[Recipe, ...]:
         Recipe(BEST, "default, enlarged to 160 px, 24 epochs", "--image-size 160 --epochs 24 --validation 0.05"),
         Recipe(BEST, "the same, 128 bits", "--image-size 160 --epochs 24 --validation 0.05", 128),
         Recipe(
-            BEST, "224 px, 60 epochs on a GPU", "--image-size 224 --epochs 60 --batch-size 256 --validation 0.05 --device cuda"
+            BEST,
+            "224 px, 60 epochs on a GPU",
+            "--image-size 224 --epochs 60 --batch-size 256 --validation 0.05 --device cuda",
         ),
     )
 

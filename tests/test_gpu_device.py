@@ -262,8 +262,16 @@ def test_an_answer_is_lent_and_lives_as_long_as_it_is_used(gpu: CudaDevice) -> N
     del lent
     assert not memory
     with gpu.turn():
-        view = gpu.lend(gpu.put(values), object())
-    assert np.array_equal(np.from_dlpack(view), values)
+        held = gpu.put(values)
+        lent = gpu.lend(held, object())
+    assert np.array_equal(np.from_dlpack(lent), values) and lent.__dlpack_device__() == (1, 0)
+    for stream, freed_after in ((2, cuda.core.PER_THREAD_DEFAULT_STREAM), (1, cuda.core.LEGACY_DEFAULT_STREAM)):
+        lent.__dlpack__(stream=stream)
+        assert held.memory.freed_after is freed_after
+    lent.__dlpack__(stream=640)
+    assert int(held.memory.freed_after.handle) == 640
+    lent.__dlpack__(stream=-1)
+    assert int(held.memory.freed_after.handle) == 640
     with gpu.turn():
         assert np.from_dlpack(gpu.lend(gpu.put(values[:0]), object())).shape == (0, 4)
 

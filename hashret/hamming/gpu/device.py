@@ -118,9 +118,9 @@ class Device(Protocol):
     def lend(self, held: Held, like: Any) -> Any:
         """The array without a copy, once all that was started is done; of the library of `like`, which has memory on the device.
 
-        Where that library takes no DLPack it is an object that gives it. The memory lives as long as what is returned. Work
-        on it on the default stream is done before the memory is used again; who uses another stream of their own keeps the
-        array until that work is done. held: made by `empty`, `zeros` or `put`.
+        Where that library takes no DLPack it is an object that gives it. The memory lives as long as what is returned, and is
+        used again after the work on it on that library's stream of this moment, which DLPack tells; who uses yet another stream
+        keeps the array until that work is done. held: made by `empty`, `zeros` or `put`.
         """
         ...
 
@@ -361,14 +361,11 @@ class CudaDevice:
 
     def lend(self, held: Held, like: Any) -> Any:
         """The array without a copy, once all that was started is done; of the library of `like`."""
-        from cuda.core import LEGACY_DEFAULT_STREAM
         from cuda.core.utils import StridedMemoryView
 
-        # Work that torch or CuPy have started on it by then ends before the pool gives the memory to somebody else.
-        held.memory.set_deallocation_stream(LEGACY_DEFAULT_STREAM)
         view = StridedMemoryView.from_buffer(held.memory, held.shape, dtype=held.dtype)
         self._stream.sync()
-        return given_to(like, view)
+        return given_to(like, _Lent(held.memory, view))
 
     def copy(self, source: Held, target: Held) -> None:
         """Copy one array on the device over another of its size: what memory can do at most."""
@@ -384,6 +381,33 @@ class CudaDevice:
         done = self._stream.record(options=options)
         done.sync()
         return float(done - begun)
+
+
+class _Lent:
+    """An array that gives DLPack, and hears there on which stream it will be used."""
+
+    def __init__(self, memory: Any, view: Any) -> None:
+        self._memory, self._view = memory, view
+        self._free_after(1)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """As DLPack has it."""
+        found: tuple[int, int] = self._view.__dlpack_device__()
+        return found
+
+    def __dlpack__(self, *, stream: int | None = None, **asked: Any) -> Any:
+        """As DLPack has it."""
+        if stream is not None and stream > 0:
+            self._free_after(stream)
+        return self._view.__dlpack__(stream=stream, **asked)
+
+    def _free_after(self, stream: int) -> None:
+        """Work that is on a stream by then ends before the pool gives the memory to somebody else."""
+        from cuda.core import LEGACY_DEFAULT_STREAM, PER_THREAD_DEFAULT_STREAM, Stream
+
+        # DLPack's numbers of the two streams that have no handle of their own.
+        named = {1: LEGACY_DEFAULT_STREAM, 2: PER_THREAD_DEFAULT_STREAM}
+        self._memory.set_deallocation_stream(named[stream] if stream in named else Stream.from_handle(stream))
 
 
 class _CudaKernels:

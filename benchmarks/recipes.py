@@ -99,7 +99,7 @@ def _cars() -> tuple[Recipe, ...]:
         Recipe(
             BEST,
             "224 px, 60 epochs on a GPU",
-            "--image-size 224 --epochs 60 --batch-size 256 --validation 0.05 --device cuda",
+            "--image-size 224 --epochs 60 --classes-per-batch 32 --validation 0.05 --device cuda",
         ),
     )
 

@@ -111,7 +111,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def flags_of(options: argparse.Namespace) -> list[str]:
     """What of the command line decides what is measured; where files lie does not matter."""
-    given = [("--quick", options.quick), ("--data TABLE", options.data), ("--model RUN", options.model)]
+    given = [
+        ("--quick", options.quick),
+        ("--data TABLE", options.data),
+        ("--model RUN", options.model),
+        (f"--seconds {options.seconds:g}" if options.seconds else "", options.seconds),
+    ]
     return [flag for flag, value in given if value]
 
 

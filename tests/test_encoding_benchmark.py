@@ -38,7 +38,7 @@ def test_encoding(
     words += ["--image-size", "32", "--rounds", "2", "--seconds", "0.1", "--json", "--markdown", str(page)]
     assert bench.main(words) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["answers"] == "equal" and document["command"].endswith("encoding.py --quick --data TABLE")
+    assert document["answers"] == "equal" and document["command"].endswith("--quick --data TABLE --seconds 0.1")
     alone = [row for row in document["rows"] if row["what"] == "network alone"]
     ran = {(row["precision"], row["layout"]) for row in alone if row["pictures_per_s"]}
     assert ran == {(precision, layout) for precision in ("float32", "bfloat16") for layout in bench.LAYOUTS}

@@ -404,6 +404,9 @@ def main(arguments: list[str] | None = None) -> int:
         measure_all(device, document, options.quick)
     except UsageError as error:
         document["not_run"] = str(error).partition(", but ")[2].partition("; ")[0]
+        for row in document["rows"]:
+            if row.get("beside"):
+                row["peers"] = {side: {"not_run": document["not_run"]} for side in PEERS}
     except AssertionError as error:
         print(error, file=sys.stderr)
         return 1

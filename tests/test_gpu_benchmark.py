@@ -89,6 +89,8 @@ def test_without_a_gpu_the_page_says_what_is_missing(
         in text.replace("  ", " ")
     )
     assert "batch" not in text and capsys.readouterr().out == text + "\n"
+    assert benchmark.main(["--only", "beside"]) == 2
+    assert "| beside, 64 bits | torch | not run: there is no NVIDIA driver | | |" in capsys.readouterr().out
 
 
 def test_what_the_compiler_says(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hashret.codes import Codes
+from hashret.codes import Codes, bytes_per_code
 from hashret.errors import SearchError
 from hashret.hamming import Explanation, planner
 from hashret.hamming.gpu.arrays import borrow_codes
@@ -41,7 +41,7 @@ class DeviceCodes:
     def __init__(self, device: Device, code_size: int, contents: Contents) -> None:
         """The codes of the contents are sent at once."""
         self.device = device
-        self._code_size, self._n_bytes = code_size, -(-code_size // 8)
+        self._code_size, self._n_bytes = code_size, bytes_per_code(code_size)
         self._lock = threading.Lock()
         self._placed = self._place(contents, None)
         self._ids: dict[int, tuple[Ids, Held]] = {}

@@ -196,7 +196,7 @@ class DeviceFeatures:
         most_ranked = max([wanted, *(STEP * rank for _, rank in samples)])
         room = min(n, max(LEAST_ROOM, 2 * wanted, 4 * most_ranked))
         at_once = max(1, min(ROOM_BYTES // (8 * room), 4 * PAIRS_AT_ONCE // wanted))
-        for group in _groups(len(queries_QD), at_once):
+        for group in tiled.groups(len(queries_QD), at_once):
             queries = queries_QD[group]
             task = Task(stretches, queries, self._dim, cap, None)
             with self.device.turn():
@@ -218,7 +218,7 @@ class DeviceFeatures:
         counts = np.zeros(len(queries_QD) + 1, np.int64)
         found: list[tuple[Similarities, Integers]] = [(np.empty(0, np.float32), np.empty(0, np.int64))]
         least = np.float32(radius)
-        for group in _groups(len(queries_QD), max(1, ROOM_BYTES // (8 * LEAST_ROOM))):
+        for group in tiled.groups(len(queries_QD), max(1, ROOM_BYTES // (8 * LEAST_ROOM))):
             task = Task(stretches, queries_QD[group], self._dim, cap, None)
             with self.device.turn():
                 reaching, rows = self._within(stretches, queries_QD[group], least)
@@ -299,7 +299,7 @@ class DeviceFeatures:
         rows, order = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
         waiting, room = np.arange(len(queries)), LEAST_ROOM
         while len(waiting):
-            for part in _groups(len(waiting), max(1, ROOM_BYTES // (8 * room))):
+            for part in tiled.groups(len(waiting), max(1, ROOM_BYTES // (8 * room))):
                 some = waiting[part]
                 held_limits = self.device.put(limits[some])
                 held = self._put_queries(given.of(some))
@@ -447,10 +447,6 @@ def _ranked(task: Task, counts_Q: Integers, rows_P: npt.NDArray[np.uint32], n_th
         first = stop
     for i in range(0, len(work), n_threads):
         yield from threads.run(work[i : i + n_threads], n_threads)
-
-
-def _groups(n: int, most: int) -> list[slice]:
-    return [slice(first, min(first + most, n)) for first in range(0, n, most)]
 
 
 def _up(numbers: npt.NDArray[np.float64]) -> Similarities:

@@ -201,7 +201,7 @@ def search(
         return similarities, numbers
     kernels = _kernels(stretches, queries_QD)
     fitting = max(1, CANDIDATE_BYTES // candidates.bytes_per_query(within))
-    for group in _groups(len(queries_QD), min(GROUP, fitting)):
+    for group in groups(len(queries_QD), min(GROUP, fitting)):
         task = Task(stretches, queries_QD[group], queries_QD.shape[1], cap, kernels)
         place_nearest(_nearest(task, within, n_threads), within, similarities[group], numbers[group])
     return similarities, numbers
@@ -214,7 +214,7 @@ def search_radius(
     counts, found, numbers = [np.zeros(1, np.int64)], [np.empty(0, np.float32)], [np.empty(0, np.int64)]
     if stretches and len(queries_QD):
         kernels = _kernels(stretches, queries_QD)
-        for group in _groups(len(queries_QD), GROUP):
+        for group in groups(len(queries_QD), GROUP):
             task = Task(stretches, queries_QD[group], queries_QD.shape[1], cap, kernels)
             query, rows, values = _within(task, radius, n_threads)
             counts.append(np.bincount(query, minlength=len(task.queries)))
@@ -290,7 +290,7 @@ def n_alive(stretch: Stretch) -> int:
     return len(stretch) if stretch.alive is None else int(np.count_nonzero(stretch.alive))
 
 
-def _groups(n: int, most: int) -> list[slice]:
+def groups(n: int, most: int) -> list[slice]:
     """Consecutive slices of 0..n of about the same length, at most `most`."""
     count = -(-n // most)
     edges = [n * number // count for number in range(count + 1)] if count else [0]
